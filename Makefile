@@ -1,0 +1,71 @@
+# Needs Python 3.11 and make; everything else comes from the lock files. `make` alone prints what there is.
+SHELL := bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+RUNTIME := .venv/.runtime-installed
+DEVELOPMENT := .venv/.development-installed
+PROJECTS := service/pyproject.toml clients/python/pyproject.toml protos/python/pyproject.toml
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: $(RUNTIME) ## make .venv with .venv/bin/midstream in it
+
+.PHONY: demo
+demo: $(RUNTIME) ## stream from a real model on this machine, stop it midstream, keep the text
+	@$(BIN)/midstream demo
+
+.PHONY: serve
+serve: $(RUNTIME) ## run the server on 127.0.0.1:50051
+	@$(BIN)/midstream serve
+
+.PHONY: test
+test: $(DEVELOPMENT) ## run the tests (ARGS='-k cancel' goes to pytest)
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: check
+check: $(DEVELOPMENT) ## formatting, lint, types, import layers, contract: all that CI checks besides the tests
+	@scripts/check.sh
+
+.PHONY: format
+format: $(DEVELOPMENT) ## format the Python code and mend what ruff can mend
+	@$(BIN)/ruff check --fix --quiet
+	@$(BIN)/ruff format --quiet
+
+.PHONY: protos
+protos: $(DEVELOPMENT) ## regenerate the Python stubs from protos/
+	@$(BIN)/python scripts/protos.py generate
+
+.PHONY: protos-baseline
+protos-baseline: $(DEVELOPMENT) ## take today's contract as the one that must not break (at a release)
+	@$(BIN)/python scripts/protos.py baseline
+
+.PHONY: bench
+bench: $(DEVELOPMENT) ## cancel to closed, CPU per token, added latency (ARGS go to the benchmark)
+	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
+
+.PHONY: image-check
+image-check: ## build the Dockerfile and run it, without a Docker engine (root, buildah, debootstrap)
+	@scripts/image-check.sh
+
+.PHONY: lock
+lock: $(RUNTIME) ## resolve both lock files again (ARGS='--upgrade' for newer versions)
+	@scripts/lock.sh $(ARGS)
+
+.PHONY: clean
+clean: ## remove .venv and every cache
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(RUNTIME): requirements.lock $(PROJECTS) scripts/install.sh
+	@scripts/install.sh requirements.lock
+	@touch $@
+
+# requirements-dev.lock holds everything that requirements.lock does, in the same versions.
+$(DEVELOPMENT): requirements-dev.lock $(PROJECTS) scripts/install.sh
+	@scripts/install.sh requirements-dev.lock
+	@touch $@ $(RUNTIME)

@@ -1,0 +1,1 @@
+"""The Midstream server: LLM generations over gRPC that can be stopped midstream."""

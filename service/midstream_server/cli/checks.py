@@ -1,0 +1,234 @@
+"""What `midstream doctor` looks at. Each check returns findings; none costs a token or leaves anything behind."""
+
+import asyncio
+import ctypes
+import enum
+import errno
+import shutil
+import socket
+import ssl
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from midstream_server.cli.configuration import read_key
+from midstream_server.cli.health import probe
+from midstream_server.cli.processes import holder_of, listener_on
+from midstream_server.errors import InvalidSettings, StoreCorrupt, StoreLocked, StoreUnavailable
+from midstream_server.settings import Settings, UpstreamSettings
+from midstream_server.stores.sqlite import SqliteRunStore
+from midstream_server.upstreams import local_engine
+
+OLDEST_PYTHON = (3, 11)
+LITTLE_SPACE = 200 * 2**20
+_CONNECT_SECONDS = 5.0
+_PROBE_SECONDS = 1.0
+
+
+class Level(enum.StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at, and what to do about it."""
+
+    subject: str
+    level: Level
+    message: str
+    advice: str = ""
+
+
+def check_python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Finding:
+    """The interpreter."""
+    shown = ".".join(str(each) for each in version)
+    if version < OLDEST_PYTHON:
+        return _problem("python", f"this is Python {shown}", "Midstream needs Python 3.11 or later")
+    return _fine("python", f"Python {shown}")
+
+
+# --- Where it listens -------------------------------------------------------------------------------------------------
+
+
+def check_listen(settings: Settings) -> Finding:
+    """Whether the address is free; a Midstream that serves there is as good."""
+    host, port = settings.listen_host, settings.listen_port
+    try:
+        _bind(host, port)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return _taken(settings)
+        return _cannot_listen(settings.listen, error)
+    return _fine("listen", f"{settings.listen} is free")
+
+
+def serves(settings: Settings) -> bool:
+    """Whether a Midstream serves at this address now."""
+    return settings.listen_port != 0 and probe(settings.listen, "", _PROBE_SECONDS)[0]
+
+
+def _bind(host: str, port: int) -> None:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe_socket:
+        probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe_socket.bind(address)
+        probe_socket.listen(1)
+
+
+def _taken(settings: Settings) -> Finding:
+    if serves(settings):
+        return _fine("listen", f"a server is running at {settings.listen}")
+    who = listener_on(settings.listen_port)
+    return _problem(
+        "listen",
+        f"the port of {settings.listen} is taken{f' by {who}' if who else ''}",
+        "stop it, or listen elsewhere: --listen 127.0.0.1:PORT (port 0 picks a free one)",
+    )
+
+
+def _cannot_listen(listen: str, error: OSError) -> Finding:
+    if isinstance(error, socket.gaierror):
+        return _problem(
+            "listen", f"the host of {listen} is unknown", "listen on 127.0.0.1, or on this machine's address"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return _problem("listen", f"this machine has no address {listen}", "listen on one that it has, or on 0.0.0.0")
+    if error.errno == errno.EACCES:
+        return _problem("listen", f"{listen} needs privileges", "use a port from 1024 on")
+    return _problem("listen", f"cannot listen on {listen}: {error.strerror}", "choose another address")
+
+
+# --- The store --------------------------------------------------------------------------------------------------------
+
+
+async def check_store(settings: Settings) -> Finding:
+    """Whether the store can be opened and written."""
+    path = settings.sqlite_path
+    if settings.store == "memory:":
+        return Finding(
+            subject="store",
+            level=Level.WARNING,
+            message="runs are kept in memory, and lost when the server ends",
+            advice="use sqlite:///path to keep them",
+        )
+    if path is None:
+        return _problem("store", f"{settings.store_shown} is not in this version", "use sqlite:///path, or memory:")
+    if finding := _check_folder(path):
+        return finding
+    return (path.exists() and await _open_store(path, settings)) or _check_space(path)
+
+
+def _check_folder(path: Path) -> Finding | None:
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        return _problem("store", f"the folder {folder} does not exist", f"make it: mkdir -p {folder}")
+    if path.is_dir():
+        return _problem("store", f"{path} is a folder", "name a file in it")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        return _problem("store", f"the folder {folder} cannot be written: {error.strerror}", "mend it, or use another")
+    return None
+
+
+async def _open_store(path: Path, settings: Settings) -> Finding | None:
+    store = SqliteRunStore(path, durability="process")
+    try:
+        await store.open()
+    except StoreLocked:
+        if await asyncio.to_thread(serves, settings):
+            return _fine("store", f"{path} is in use by the server that is running")
+        who = holder_of(path)
+        return _problem(
+            "store", f"{path} is in use{f' by {who}' if who else ' by another process'}", "stop it, or use another file"
+        )
+    except StoreCorrupt as error:
+        return _problem("store", error.message, f"move {path} away (a new one is made), or restore a copy")
+    except StoreUnavailable as error:
+        return _problem("store", error.message, f"see who may write {path}, and whether its disk is well")
+    finally:
+        await store.close()
+    return None
+
+
+def _check_space(path: Path) -> Finding:
+    free = shutil.disk_usage(path.absolute().parent).free
+    if free < LITTLE_SPACE:
+        return Finding(
+            subject="store",
+            level=Level.WARNING,
+            message=f"only {free // 2**20} MiB are free where {path} is",
+            advice="make room: when the disk is full, no run can start",
+        )
+    return _fine("store", f"{path} can be written")
+
+
+# --- Upstreams --------------------------------------------------------------------------------------------------------
+
+
+async def check_upstream(name: str, upstream: UpstreamSettings, environment: Mapping[str, str]) -> Finding:
+    """Whether its key is there, and whether it accepts a connection. Sends no request."""
+    subject = f"upstream {name}"
+    try:
+        read_key(name, upstream, environment)
+    except InvalidSettings as error:
+        return _problem(subject, error.message.removeprefix(f"upstreams.{name}: "), "see 'midstream config'")
+    address = urlsplit(upstream.base_url)
+    host, port = address.hostname or "", address.port or (443 if address.scheme == "https" else 80)
+    try:
+        await _connect(host, port, tls=address.scheme == "https")
+    except (OSError, TimeoutError) as error:
+        return _unreachable(subject, f"{host}:{port}", error)
+    return _fine(subject, f"{host}:{port} accepts connections")
+
+
+async def _connect(host: str, port: int, *, tls: bool) -> None:
+    async with asyncio.timeout(_CONNECT_SECONDS):
+        _, writer = await asyncio.open_connection(host, port, ssl=ssl.create_default_context() if tls else None)
+    writer.close()
+
+
+def _unreachable(subject: str, place: str, error: Exception) -> Finding:
+    match error:
+        case socket.gaierror():
+            return _problem(subject, f"the host of {place} is unknown", "see base_url, and whether there is a network")
+        case ssl.SSLError():
+            why = getattr(error, "verify_message", "") or error.reason or str(error)
+            return _problem(
+                subject, f"{place} cannot be trusted: {why}", "see base_url (http or https?) and its certificate"
+            )
+        case TimeoutError():
+            return _problem(subject, f"{place} does not answer", "see base_url, and whether a firewall is in the way")
+        case ConnectionRefusedError():
+            return _problem(subject, f"nothing listens at {place}", "start it, or see base_url")
+    return _problem(subject, f"{place} cannot be reached: {error}", "see base_url, and whether there is a network")
+
+
+# --- The model on this machine ----------------------------------------------------------------------------------------
+
+
+def check_local(library: str = "libgomp.so.1") -> Finding:
+    """Whether this machine can run the local model. `library` is what the engine's wheel does not bring."""
+    subject = "local model"
+    if problem := local_engine.find_problem():
+        return _problem(subject, problem, "or go without it: --no-local, or enabled = false under [local]")
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return _problem(subject, f"the system library {library} is missing", "apt-get install libgomp1")
+    return _fine(subject, "local/smollm2 can run")
+
+
+def _problem(subject: str, message: str, advice: str) -> Finding:
+    return Finding(subject=subject, level=Level.PROBLEM, message=message, advice=advice)
+
+
+def _fine(subject: str, message: str) -> Finding:
+    return Finding(subject=subject, level=Level.OK, message=message)

@@ -1,0 +1,309 @@
+"""The command line: what each command takes. What a command does is loaded when it runs, so that help is quick."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from midstream_server.cli import options
+from midstream_server.cli.options import DEFAULT_SERVER, Conflict, Detach, Json, Labels, RunId, Server, State
+from midstream_server.cli.outcome import outcome
+
+app = typer.Typer(
+    name="midstream",
+    help="LLM generations that can be stopped midstream, with the text kept.",
+    epilog="Exit codes: 0 it worked; 1 it failed, or the run did; 2 wrong usage or settings; 3 the run was cancelled; "
+    "130 stopped by Ctrl-C; 141 the reader of the output left.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="A TOML file. Default: what MIDSTREAM_CONFIG names."),
+]
+Listen = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 picks a free one.")]
+Store = Annotated[str | None, typer.Option(metavar="STORE", help="memory: or sqlite:///path.")]
+LogLevel = Annotated[str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"midstream {version('midstream-server')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", "-V", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Takes what is no command."""
+
+
+def main() -> None:
+    """The entry point."""
+    app(prog_name="midstream")
+
+
+# --- The server -------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def serve(
+    config: Config = None,
+    listen: Listen = None,
+    store: Store = None,
+    durability: Annotated[str | None, typer.Option(metavar="LEVEL", help="process, disk or replica.")] = None,
+    drain_seconds: Annotated[float | None, typer.Option(help="How long a stopping server lets runs finish.")] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="Listen beyond this machine without authentication.")
+    ] = None,
+    local: Annotated[
+        bool | None, typer.Option("--local/--no-local", help="Offer the small model on this machine.")
+    ] = None,
+    log_level: LogLevel = None,
+    log_format: Annotated[str | None, typer.Option(metavar="FORMAT", help="console or json.")] = None,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    from midstream_server.cli import serve as command
+
+    flags = {
+        "listen": listen,
+        "store": store,
+        "durability": durability,
+        "drain_seconds": drain_seconds,
+        "insecure": insecure,
+        "local.enabled": local,
+        "log.level": log_level,
+        "log.format": log_format,
+    }
+    raise typer.Exit(outcome(lambda: command.serve(config, flags)))
+
+
+@app.command("config")
+def show_config(config: Config = None, listen: Listen = None, store: Store = None, as_json: Json = False) -> None:
+    """Show the settings in effect, and where each comes from."""
+    from midstream_server.cli import serve as command
+
+    flags = {"listen": listen, "store": store}
+    raise typer.Exit(outcome(lambda: command.show_config(config, flags, as_json)))
+
+
+@app.command()
+def doctor(config: Config = None, listen: Listen = None, store: Store = None, as_json: Json = False) -> None:
+    """Say what is wrong, and what to do about it."""
+    from midstream_server.cli import doctor as command
+
+    flags = {"listen": listen, "store": store}
+    raise typer.Exit(outcome(lambda: command.doctor(config, flags, json_output=as_json)))
+
+
+@app.command()
+def demo(
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="What to ask the model.")] = None,
+) -> None:
+    """Stop a real model midstream, and keep its text."""
+    from midstream_server.cli import demo as command
+
+    raise typer.Exit(outcome(lambda: command.demo(prompt)))
+
+
+@app.command()
+def health(
+    server: Server = DEFAULT_SERVER,
+    service: Annotated[str, typer.Option(metavar="NAME", help="A service. Default: the server as a whole.")] = "",
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 3.0,
+    as_json: Json = False,
+) -> None:
+    """Ask a server whether it serves (grpc.health.v1); exit 0 if so."""
+    from midstream_server.cli import health as command
+
+    raise typer.Exit(outcome(lambda: command.health(server, service, timeout, as_json)))
+
+
+# --- Runs -------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="UPSTREAM/NAME or an alias.", show_default=False)],
+    prompt: Annotated[
+        str | None,
+        typer.Argument(metavar="PROMPT", help="What to ask; '-' or nothing reads it from a pipe.", show_default=False),
+    ] = None,
+    server: Server = DEFAULT_SERVER,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="Instructions for the model.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="The provider's limit of output tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 to 2.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="More than 0, at most 1.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed, the same answer, where the provider can.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="End the answer here; may be repeated.")
+    ] = None,
+    label: Labels = None,
+    run_id: Annotated[str | None, typer.Option(metavar="ID", help="Makes a repeat attach to the same run.")] = None,
+    conversation: Annotated[str | None, typer.Option(metavar="ID", help="The conversation it belongs to.")] = None,
+    on_conflict: Annotated[
+        Conflict | None, typer.Option(help="If other runs of the conversation are live.", show_default=False)
+    ] = None,
+    supersede: Annotated[bool, typer.Option("--supersede", help="Same as --on-conflict supersede.")] = False,
+    on_detach: Annotated[
+        Detach | None, typer.Option(help="If nobody follows the run any more. Default: grace.", show_default=False)
+    ] = None,
+    grace: Annotated[str | None, typer.Option(metavar="DURATION", help="With --on-detach grace. Default: 10s.")] = None,
+    continue_from: Annotated[str | None, typer.Option(metavar="RUN_ID", help="Go on with this run's text.")] = None,
+    parent: Annotated[str | None, typer.Option(metavar="RUN_ID", help="The run that causes this one.")] = None,
+    first_token_limit: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Fail if no output has come by then.")
+    ] = None,
+    idle_limit: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Fail if output pauses for so long.")
+    ] = None,
+    time_limit: Annotated[str | None, typer.Option(metavar="DURATION", help="Cancel after so long.")] = None,
+    queue_limit: Annotated[str | None, typer.Option(metavar="DURATION", help="Wait so long for its turn.")] = None,
+    token_limit: Annotated[int | None, typer.Option(help="Cancel after so many output tokens.")] = None,
+    retention: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="How long it is kept; 0s: a minute.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=JSON", help="Added to the provider's request; may be repeated.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Generate, and show it as it comes. Ctrl-C stops the run and keeps its text; twice quits at once."""
+    if supersede and on_conflict not in (None, Conflict.SUPERSEDE):
+        raise typer.BadParameter("--supersede and --on-conflict say different things")
+    from midstream_server.cli import run as command
+    from midstream_server.cli.requests import generate_options
+
+    text = command.read_prompt(prompt)
+    if not text:
+        raise typer.BadParameter("there is no prompt: give one, or send it through a pipe", param_hint="PROMPT")
+    chosen: dict[str, Any] = {
+        "run_id": run_id,
+        "system": system,
+        "conversation_id": conversation,
+        "continue_from": continue_from,
+        "parent_run_id": parent,
+        "labels": options.pairs(label, "--label"),
+        "retention": options.duration(retention, "--retention"),
+        "provider_options": options.json_pairs(option, "--option"),
+    }
+    chosen |= generate_options(
+        parameters={
+            "max_output_tokens": max_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+            "stop": stop,
+        },
+        limits={
+            "first_token": options.duration(first_token_limit, "--first-token-limit"),
+            "idle": options.duration(idle_limit, "--idle-limit"),
+            "total": options.duration(time_limit, "--time-limit"),
+            "queue": options.duration(queue_limit, "--queue-limit"),
+            "output_tokens": token_limit,
+        },
+        on_detach=on_detach,
+        grace=options.duration(grace, "--grace"),
+        on_conflict=Conflict.SUPERSEDE if supersede else on_conflict,
+    )
+    raise typer.Exit(outcome(lambda: command.run(server, model, text, chosen, json_output=as_json), server))
+
+
+@app.command()
+def watch(
+    run_id: RunId,
+    server: Server = DEFAULT_SERVER,
+    after: Annotated[int | None, typer.Option(metavar="N", min=0, help="Begin after this sequence.")] = None,
+    snapshot: Annotated[bool, typer.Option("--snapshot", help="Begin with all so far at once.")] = False,
+    claim: Annotated[bool, typer.Option("--claim", help="Leaving (Ctrl-C) stops the run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Follow a run that exists, from its beginning. Leaving does not stop it."""
+    if snapshot and after is not None:
+        raise typer.BadParameter("--after and --snapshot say different things")
+    from midstream_server.cli import run as command
+
+    raise typer.Exit(
+        outcome(
+            lambda: command.watch(server, run_id, after=after, snapshot=snapshot, claim=claim, json_output=as_json),
+            server,
+        )
+    )
+
+
+@app.command()
+def get(
+    run_id: RunId,
+    server: Server = DEFAULT_SERVER,
+    wait: Annotated[bool, typer.Option("--wait", help="Answer when the run has ended.")] = False,
+    replay: Annotated[bool, typer.Option("--replay", help="Only what is safe to send back to a model.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show a run and its text, whole or partial."""
+    from midstream_server.cli import runs as command
+
+    raise typer.Exit(
+        outcome(lambda: command.get(server, run_id, wait=wait, replay=replay, json_output=as_json), server)
+    )
+
+
+@app.command("list")
+def list_runs(
+    server: Server = DEFAULT_SERVER,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 50,
+    state: Annotated[State | None, typer.Option(help="Only in this state.", show_default=False)] = None,
+    conversation: Annotated[str, typer.Option(metavar="ID", help="Only of this conversation.")] = "",
+    parent: Annotated[str, typer.Option(metavar="RUN_ID", help="Only children of this run.")] = "",
+    label: Labels = None,
+    as_json: Json = False,
+) -> None:
+    """List runs, newest first."""
+    from midstream_server.cli import runs as command
+
+    filters = command.Filters(
+        state=state, conversation_id=conversation, parent_run_id=parent, labels=options.pairs(label, "--label")
+    )
+    raise typer.Exit(outcome(lambda: command.list_runs(server, filters, limit=limit, json_output=as_json), server))
+
+
+@app.command()
+def cancel(
+    run_id: RunId,
+    server: Server = DEFAULT_SERVER,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="For people who look later.")] = "",
+    wait: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="For the ending, at most 60s; 0s: not at all. Default: 5s.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Stop a run, and show what it made."""
+    from midstream_server.cli import runs as command
+
+    seconds = options.duration(wait, "--wait")
+    raise typer.Exit(
+        outcome(lambda: command.cancel(server, run_id, reason=reason, wait=seconds, json_output=as_json), server)
+    )
+
+
+@app.command()
+def delete(run_id: RunId, server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
+    """Delete what an ended run made."""
+    from midstream_server.cli import runs as command
+
+    raise typer.Exit(outcome(lambda: command.delete(server, run_id, json_output=as_json), server))
+
+
+@app.command()
+def models(server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
+    """List the models that can be named."""
+    from midstream_server.cli import runs as command
+
+    raise typer.Exit(outcome(lambda: command.models(server, json_output=as_json), server))

@@ -1,0 +1,95 @@
+"""Upstreams that nobody configured: the environment's usual variables, and the model on this machine."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+from midstream_server.cli.configuration import Configuration, nearest
+from midstream_server.errors import InvalidSettings
+from midstream_server.settings import UpstreamSettings, is_loopback
+from midstream_server.upstreams.profiles import PRESETS
+
+AVAILABLE_DIALECTS = frozenset({"openai-chat", "local"})
+LOCAL = "local"
+_OLLAMA_PORT = 11434
+
+
+def discover(
+    configuration: Configuration, environment: Mapping[str, str], dialects: Iterable[str] = AVAILABLE_DIALECTS
+) -> Configuration:
+    """Adds `local`, if it is enabled, and what the environment offers, if no upstream is configured.
+
+    Raises:
+        InvalidSettings: a configured upstream has a dialect or a preset that this version does not know.
+    """
+    known = frozenset(dialects)
+    settings = configuration.settings
+    upstreams = {name: _completed(name, upstream, known) for name, upstream in settings.upstreams.items()}
+    origins = dict(configuration.origins)
+    if not upstreams:
+        for name, variable, upstream in _offered(environment, known):
+            upstreams[name] = upstream
+            origins.update({f"upstreams.{name}.{each}": variable for each in upstream.model_fields_set})
+    if settings.local.enabled and LOCAL not in upstreams:
+        upstreams[LOCAL] = UpstreamSettings(dialect="local")
+    return replace(configuration, settings=settings.model_copy(update={"upstreams": upstreams}), origins=origins)
+
+
+def _completed(name: str, upstream: UpstreamSettings, known: frozenset[str]) -> UpstreamSettings:
+    """A configured upstream with what its preset says and it does not."""
+    if upstream.dialect not in known:
+        there = ", ".join(sorted(known))
+        raise InvalidSettings(
+            f"upstreams.{name}.dialect: '{upstream.dialect}' is not in this version; there are {there}"
+        )
+    if not upstream.preset:
+        return upstream
+    preset = PRESETS.get(upstream.preset)
+    if preset is None:
+        raise InvalidSettings(f"upstreams.{name}.preset: unknown{nearest(upstream.preset, PRESETS)}")
+    if not (upstream.base_url or preset.base_url):
+        raise InvalidSettings(f"upstreams.{name}: base_url is missing; every user of '{upstream.preset}' has another")
+    has_key = upstream.api_key_env or upstream.api_key_file
+    return upstream.model_copy(
+        update={
+            "base_url": upstream.base_url or preset.base_url,
+            "api_key_env": upstream.api_key_env if has_key else preset.key_variable,
+        }
+    )
+
+
+def _offered(environment: Mapping[str, str], known: frozenset[str]) -> Iterator[tuple[str, str, UpstreamSettings]]:
+    """What the environment offers: name, variable, upstream."""
+    for name, preset in PRESETS.items():
+        is_there = environment.get(preset.key_variable, "").strip() and not _is_local(preset.base_url)
+        if is_there and preset.dialect in known:
+            fields = {"dialect": preset.dialect, "preset": name, "base_url": preset.base_url}
+            upstream = UpstreamSettings.model_validate(fields | {"api_key_env": preset.key_variable})
+            yield name, preset.key_variable, upstream
+    if host := environment.get("OLLAMA_HOST", "").strip():
+        address = ollama_address(host)
+        if "ollama" in known:
+            yield "ollama", "OLLAMA_HOST", UpstreamSettings(dialect="ollama", base_url=address)
+        elif "openai-chat" in known:
+            upstream = UpstreamSettings(dialect="openai-chat", preset="ollama-v1", base_url=f"{address}/v1")
+            yield "ollama", "OLLAMA_HOST", upstream
+
+
+def _is_local(base_url: str) -> bool:
+    """Whether a preset's address is only where a server of one's own would be, or none at all."""
+    return not base_url or is_loopback(urlsplit(base_url).hostname or "")
+
+
+def ollama_address(host: str) -> str:
+    """The address that OLLAMA_HOST means, which may lack scheme and port, and may be what a server listens on.
+
+    Raises:
+        InvalidSettings: it is no address.
+    """
+    try:
+        parts = urlsplit(host if "://" in host else f"http://{host}")
+        port = parts.port or (443 if parts.scheme == "https" else 80 if "://" in host else _OLLAMA_PORT)
+    except ValueError as error:
+        raise InvalidSettings(f"OLLAMA_HOST: must be an address, such as 127.0.0.1:11434 (it is '{host}')") from error
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1", None: "127.0.0.1"}.get(parts.hostname, parts.hostname)
+    return f"{parts.scheme}://{f'[{name}]' if ':' in str(name) else name}:{port}{parts.path.rstrip('/')}"

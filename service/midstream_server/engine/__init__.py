@@ -1,0 +1,1 @@
+"""The engine: runs, their logs, their readers, and the one who keeps them all."""

@@ -1,0 +1,91 @@
+"""Moves the output of all runs into the store: one batch in flight, everything that arrives meanwhile goes into the next.
+
+Self-clocking: a lone stream waits for no timer, and a busy process makes fewer, larger batches. While the store is away
+the batch is repeated as it was; runs that have too much waiting stop reading their upstreams.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from midstream_server.engine.broadcast import Broadcast
+from midstream_server.engine.live_run import LiveRun
+from midstream_server.engine.store_guard import StoreGuard
+from midstream_server.stores.base import AppendResult, RunStore
+
+MAX_WAITING_BYTES_PER_RUN = 1024 * 1024
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+
+_log = structlog.get_logger(__name__)
+
+
+class LogWriter:
+    """The one that appends. `run` is a task of the supervisor's."""
+
+    def __init__(self, store: RunStore, guard: StoreGuard) -> None:
+        self._store = store
+        self._guard = guard
+        self._dirty: dict[LiveRun, None] = {}
+        self._wake = asyncio.Event()
+        self._waiting_bytes = 0
+        self._moved = Broadcast()
+        """Fires after every batch, and when the ending of a run is decided."""
+
+    def adopt(self, run: LiveRun) -> None:
+        """Takes care of a run's output from now on."""
+        run.on_output = self._offer
+        run.on_decided = self._moved.fire
+
+    async def wait_for_room(self, run: LiveRun) -> None:
+        """Waits while too much waits for the store. Ends at once when the run's ending is decided."""
+        while self.is_congested(run) and not run.verdict.is_decided:
+            await self._moved.wait()
+
+    def is_congested(self, run: LiveRun) -> bool:
+        """Whether a run should stop reading its upstream."""
+        return run.output.unacknowledged_bytes > MAX_WAITING_BYTES_PER_RUN or self._waiting_bytes > MAX_WAITING_BYTES
+
+    async def flushed(self, run: LiveRun) -> None:
+        """Waits until all output of a run is in the store, or the run is lost."""
+        while not run.output.is_flushed and not run.is_lost:
+            await self._moved.wait()
+
+    async def run(self) -> None:
+        """Appends for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            runs = [run for run in self._dirty if run.output.has_work and not run.is_lost]
+            self._dirty.clear()
+            if runs:
+                await self._write(runs)
+
+    async def _write(self, runs: Sequence[LiveRun]) -> None:
+        try:
+            batch = [run.output.take(run.epoch) for run in runs]
+            results = await self._guard.insist(lambda: self._store.append(batch))
+        except Exception:
+            # A bug; which of them has it, nobody knows. The others go on, and a restart seals these from the log.
+            _log.exception("log.broken", runs=len(runs))
+            results = [AppendResult(accepted=False)] * len(runs)
+        self._settle(runs, results)
+
+    def _offer(self, run: LiveRun, added_bytes: int) -> None:
+        self._waiting_bytes += added_bytes
+        self._dirty[run] = None
+        self._wake.set()
+
+    def _settle(self, runs: Sequence[LiveRun], results: Sequence[AppendResult]) -> None:
+        for run, result in zip(runs, results, strict=True):
+            if not result.accepted:
+                _log.warning("run.lost", run_id=run.key.run_id, tenant=run.key.tenant)
+                self._waiting_bytes -= run.output.abandon()
+                run.lose()
+                continue
+            self._waiting_bytes -= run.output.acknowledge()
+            if result.intent is not None:
+                run.stop(result.intent)
+            if run.output.has_work:
+                self._offer(run, 0)
+        self._moved.fire()

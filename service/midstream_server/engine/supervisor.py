@@ -1,0 +1,337 @@
+"""The one who keeps all runs of this process: starts them, finds them, stops them, and sees them end.
+
+Owns, in this order: the store (opened, recovered), the log writer, the housekeeping, one task per run. A stream handler is
+only a reader: it asks for a `Reader`, and says `detach` when it is gone. A stop marks the run and closes its upstream
+before anything is awaited.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from midstream_server.clock import Clock
+from midstream_server.codec import encode_event, encode_run
+from midstream_server.engine.claims import Claim, ClaimKeeper
+from midstream_server.engine.directory import RunDirectory
+from midstream_server.engine.housekeeping import REMEMBER_SECONDS, Housekeeping
+from midstream_server.engine.log_writer import LogWriter
+from midstream_server.engine.reader import Reader
+from midstream_server.engine.run_task import RunServices
+from midstream_server.engine.starter import RunStarter
+from midstream_server.engine.store_guard import StoreGuard
+from midstream_server.engine.stored_run import known_record, seal_orphans, summary_run
+from midstream_server.engine.tasks import TaskKeeper
+from midstream_server.errors import (
+    CursorAhead,
+    Draining,
+    RunExpired,
+    RunLive,
+    RunNotFound,
+    ServerShutdown,
+    StoreUnavailable,
+    TooManyRememberedCancels,
+    TooManyRuns,
+)
+from midstream_server.model import (
+    CancelIntent,
+    CancelOutcome,
+    CancelReason,
+    CancelReport,
+    ModelInfo,
+    Run,
+    RunFinished,
+    RunKey,
+    RunSpec,
+    RunStarted,
+    RunState,
+)
+from midstream_server.stores.base import EarlyCancel, IntentOutcome, ListQuery, RecordPhase, RunStore, frame
+from midstream_server.upstreams.base import CallOptions, UpstreamRegistry
+
+__all__ = ["Claim", "ListQuery", "Reader", "Supervisor", "SupervisorOptions"]
+
+EARLY_CANCEL_SECONDS = 600.0
+MAX_EARLY_CANCELS = 10_000
+SERVER_ENDED_CLAIM_SECONDS = 10.0
+"""How long a stream that the server ended keeps its claim, so that its client can come back."""
+LAST_SEAL_SECONDS = 5.0
+READER_POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisorOptions:
+    """What the operator decides."""
+
+    replica: str
+    max_live_runs: int = 20_000
+    max_run_seconds: float = 3600.0
+    queue_seconds: float = 60.0
+
+
+class Supervisor:
+    """Runs, by tenant and id. An async context manager; everything else only inside it."""
+
+    def __init__(
+        self,
+        store: RunStore,
+        upstreams: UpstreamRegistry,
+        clock: Clock,
+        new_id: Callable[[], str],
+        options: SupervisorOptions,
+    ) -> None:
+        self.is_draining = False
+        self._upstreams = upstreams
+        self._clock = clock
+        self._new_id = new_id
+        self._options = options
+        self._guard = StoreGuard()
+        self._tasks = TaskKeeper()
+        self._readers: set[Reader] = set()
+        self._directory = RunDirectory(store)
+        self._writer = LogWriter(store, self._guard)
+        self._claims = ClaimKeeper(store, clock, self._guard, self._directory.live, self._tasks)
+        self._housekeeping = Housekeeping(self._directory, self._guard, clock, self._readers)
+        services = RunServices(
+            store=store,
+            guard=self._guard,
+            writer=self._writer,
+            clock=clock,
+            max_run_seconds=options.max_run_seconds,
+            queue_seconds=options.queue_seconds,
+        )
+        self._starter = RunStarter(self._directory, self._claims, self._tasks, services, options.replica)
+
+    async def __aenter__(self) -> Self:
+        await self._directory.store.open()
+        await seal_orphans(self._directory.store, self._options.replica, self._clock)
+        await self._tasks.__aenter__()
+        self._tasks.spawn(self._writer.run(), "log writer")
+        self._tasks.spawn(self._housekeeping.tick(), "housekeeping")
+        self._tasks.spawn(self._housekeeping.expire(), "expiry")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._claims.close()
+        await self.seal_all()
+        await self._tasks.__aexit__(kind, error, trace)
+        await self._directory.store.close()
+
+    def watch_store(self, report: Callable[[bool], Coroutine[Any, Any, None]]) -> None:
+        """Tells when the store goes away (False) and comes back (True)."""
+        self._guard.on_change = lambda is_available: self._tasks.spawn(report(is_available), "store report")
+
+    # --- following a run ------------------------------------------------------------------------------------------
+
+    def new_claim(self, tenant: str, run_id: str) -> Claim:
+        """A claim for a stream that is about to follow a run. Whoever takes it must `detach` it, whatever happens."""
+        return Claim(key=RunKey(tenant, run_id), claim_id=self._new_id())
+
+    async def start(self, spec: RunSpec, fingerprint: str, claim: Claim) -> Reader:
+        """Starts a run, or attaches to the one that exists with the same fingerprint; from sequence 1.
+
+        Cancelling it leaves either no run, or one whose claim `detach` releases.
+
+        Raises:
+            ModelNotFound, InvalidRequest, RunIdConflict, RunIdExpired, ConversationBusy, TooManyRuns, Draining,
+            StoreUnavailable: no upstream was called.
+        """
+        self._admit(claim.key)
+        upstream, model = self._upstreams.resolve(spec.model)
+        limits = spec.limits
+        options = CallOptions(first_token_seconds=limits.first_token_seconds, idle_seconds=limits.idle_seconds)
+        call = upstream.call(model, spec.prompt, options)
+        work = self._starter.start(spec, fingerprint, claim, call)
+        await asyncio.shield(self._tasks.spawn_for(work, f"start {spec.run_id}"))
+        return self._reader(claim.key, 0)
+
+    async def watch(
+        self, tenant: str, run_id: str, after_sequence: int, *, from_snapshot: bool, claim: Claim | None
+    ) -> Reader:
+        """Follows a run from a sequence, or from a snapshot.
+
+        Raises:
+            RunNotFound, RunExpired, StoreUnavailable: it cannot be read.
+            CursorAhead: the log does not reach so far.
+        """
+        key = RunKey(tenant, run_id)
+        store = self._directory.store
+        if claim is not None:
+            self._claims.hold(claim)
+            await store.claim(key, claim.claim_id, self._options.replica)
+        run = self._directory.live.get(key)
+        last = run.output.log.last_sequence if run else (await known_record(store, key)).last_sequence
+        if after_sequence > last:
+            raise CursorAhead(metadata={"last_sequence": str(last)})
+        return self._reader(key, after_sequence, snapshot=from_snapshot)
+
+    def detach(self, claim: Claim | None, reader: Reader | None, reason: CancelReason, *, by_server: bool) -> None:
+        """The stream is gone. Synchronous: nothing of it can be cut off.
+
+        `reason` is what the stream saw (CLIENT_GONE or DEADLINE); with `by_server` its claim stays for 10 s.
+        """
+        if reader is not None:
+            self._readers.discard(reader)
+        if claim is not None:
+            self._claims.detach(claim, reason, SERVER_ENDED_CLAIM_SECONDS if by_server else 0.0)
+
+    def _reader(self, key: RunKey, after_sequence: int, *, snapshot: bool = False) -> Reader:
+        run = self._directory.live.get(key)
+        reader = Reader(key, self._directory.store, run, after_sequence, snapshot=snapshot)
+        self._readers.add(reader)
+        return reader
+
+    def _admit(self, key: RunKey) -> None:
+        if self.is_draining:
+            raise Draining
+        if self._guard.out_since is not None:
+            raise StoreUnavailable
+        if key not in self._directory.live and len(self._directory.live) >= self._options.max_live_runs:
+            raise TooManyRuns
+
+    # --- asking about runs ----------------------------------------------------------------------------------------
+
+    async def cancel(
+        self, tenant: str, run_id: str, text: str, requested_by: str, wait_seconds: float
+    ) -> tuple[CancelOutcome, Run]:
+        """Stops a run and returns what it made; remembers the cancel of a run that is not known yet.
+
+        Raises:
+            RunExpired: its content was deleted.
+            TooManyRememberedCancels: the tenant's early cancels are used up.
+            StoreUnavailable: the intent is not durable; the upstream is closed all the same.
+        """
+        key = RunKey(tenant, run_id)
+        now = self._clock.now()
+        intent = CancelIntent(
+            reason=CancelReason.REQUESTED, requested_by=requested_by, text=text, request_time=now
+        )
+        result = await self._directory.ask_to_stop(key, intent, _early_cancel(run_id, intent))
+        if result.outcome is IntentOutcome.FULL:
+            raise TooManyRememberedCancels
+        if result.outcome is IntentOutcome.EXPIRED:
+            raise RunExpired
+        if result.outcome in (IntentOutcome.RECORDED, IntentOutcome.ALREADY) and wait_seconds > 0:
+            await self._directory.wait_for_end(key, wait_seconds)
+        run = await self._directory.read(key)
+        return _outcome(run, result.outcome), run
+
+    async def get(self, tenant: str, run_id: str, wait_seconds: float | None) -> Run:
+        """A run with its message so far; with `wait_seconds` when it has ended, or when they are over.
+
+        Raises:
+            RunNotFound, RunExpired, StoreUnavailable: it cannot be read.
+        """
+        key = RunKey(tenant, run_id)
+        if wait_seconds is not None:
+            if key not in self._directory.live:
+                await known_record(self._directory.store, key)
+            await self._directory.wait_for_end(key, wait_seconds)
+        return await self._directory.read(key)
+
+    async def list_runs(self, query: ListQuery) -> Sequence[Run]:
+        """A page of runs without their messages, newest first."""
+        runs: list[Run] = []
+        for record in await self._directory.store.list_records(query):
+            live = self._directory.live.get(record.key)
+            runs.append(live.snapshot(with_message=False) if live else summary_run(record))
+        return runs
+
+    async def delete(self, tenant: str, run_id: str) -> None:
+        """Deletes the content of a run that has ended.
+
+        Raises:
+            RunNotFound, RunExpired: there is none.
+            RunLive: it has not ended.
+        """
+        key, now = RunKey(tenant, run_id), self._clock.now()
+        forget_time = now + round(REMEMBER_SECONDS * 1e9)
+        record = await self._directory.store.delete(key, now, forget_time)
+        if record is None:
+            raise RunNotFound
+        if record.phase is RecordPhase.EXPIRED:
+            raise RunExpired
+        if record.phase is RecordPhase.LIVE:
+            raise RunLive
+
+    async def models(self) -> tuple[Sequence[ModelInfo], Sequence[str]]:
+        """All models that are known by name, and the upstreams that did not answer."""
+        return await self._upstreams.models()
+
+    # --- going away -----------------------------------------------------------------------------------------------
+
+    async def drain(self, seconds: float, hurry: asyncio.Event) -> None:
+        """Refuses new runs and lets the live ones finish, for a time, or until there is hurry."""
+        self.is_draining = True
+        runs = [run.ended for run in self._directory.live.values()]
+        if not runs or hurry.is_set():
+            return
+        everything = asyncio.create_task(_all_of(runs), name="drain")
+        hurried = asyncio.create_task(_flag(hurry), name="hurry")
+        await asyncio.wait({everything, hurried}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        everything.cancel()
+        hurried.cancel()
+
+    async def seal_all(self) -> None:
+        """Ends what is still live: FAILED (SERVER_SHUTDOWN), with the partial. Returns when it is sealed, or after 5 s."""
+        self.is_draining = True
+        runs = tuple(self._directory.live.values())
+        for run in runs:
+            run.fail(ServerShutdown())
+        if runs:
+            await asyncio.wait({run.ended for run in runs}, timeout=LAST_SEAL_SECONDS)
+
+    async def wait_for_readers(self, seconds: float) -> None:
+        """Returns when all streams have been read to their end, or the time is over."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self._readers and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(READER_POLL_SECONDS)
+
+    @property
+    def live_runs(self) -> int:
+        """How many runs this process has."""
+        return len(self._directory.live)
+
+    @property
+    def open_readers(self) -> int:
+        """How many streams follow runs here."""
+        return len(self._readers)
+
+
+async def _all_of(runs: Sequence[asyncio.Future[Run | None]]) -> None:
+    await asyncio.wait(runs)
+
+
+async def _flag(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+def _early_cancel(run_id: str, intent: CancelIntent) -> EarlyCancel:
+    """The record of a run that was cancelled before it was started: two events, nothing used."""
+    now = intent.request_time
+    expire_time = now + round(EARLY_CANCEL_SECONDS * 1e9)
+    run = Run(
+        run_id=run_id,
+        state=RunState.CANCELLED,
+        cancel_reason=intent.reason,
+        cancel=CancelReport(requested_by=intent.requested_by, reason=intent.text, request_time=now),
+        last_sequence=2,
+        create_time=now,
+        end_time=now,
+        expire_time=expire_time,
+    )
+    entries = [encode_event(1, RunStarted(run_id=run_id, create_time=now)), encode_event(2, RunFinished(run=run))]
+    return EarlyCancel(
+        entries=frame(entries), summary=encode_run(run), expire_time=expire_time, max_remembered=MAX_EARLY_CANCELS
+    )
+
+
+def _outcome(run: Run, found: IntentOutcome) -> CancelOutcome:
+    if found is IntentOutcome.REMEMBERED:
+        return CancelOutcome.REMEMBERED
+    if run.state is RunState.CANCELLED:
+        return CancelOutcome.CANCELLED
+    return CancelOutcome.ALREADY_FINISHED if run.state.is_ending else CancelOutcome.STOPPING

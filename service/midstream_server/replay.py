@@ -1,0 +1,38 @@
+"""The REPLAY view: a message that any strict provider accepts as history, wherever it was cut.
+
+Rules: a tool call only if the model finished for its tool calls, and the call is whole; reasoning only if it is whole,
+carries its provider's state, and another part follows; text without content is dropped.
+"""
+
+from dataclasses import replace
+
+from midstream_server.model import Blob, FinishReason, Part, PartState, Reasoning, Refusal, Run, Text, ToolCall
+
+
+def replay_view(run: Run) -> Run:
+    """The run with the message that is safe to send back; without one if nothing is left."""
+    if run.message is None:
+        return run
+    for_tools = run.finish_reason is FinishReason.TOOL_CALLS
+    parts = [part for part in run.message.parts if _is_safe(part, for_tools=for_tools)]
+    parts = [part for index, part in enumerate(parts) if not _is_dangling(parts, index)]
+    return replace(run, message=replace(run.message, parts=tuple(parts)) if parts else None)
+
+
+def _is_safe(part: Part, *, for_tools: bool) -> bool:
+    match part.content:
+        case Text(text=text) | Refusal(text=text):
+            return bool(text.strip())
+        case ToolCall():
+            return for_tools and part.state is PartState.COMPLETE
+        case Reasoning():
+            return part.state is PartState.COMPLETE and part.provider_state is not None
+        case Blob():
+            return part.state is PartState.COMPLETE
+        case _:
+            return False
+
+
+def _is_dangling(parts: list[Part], index: int) -> bool:
+    """Whether a reasoning part is followed by nothing but reasoning."""
+    return all(isinstance(part.content, Reasoning) for part in parts[index:])

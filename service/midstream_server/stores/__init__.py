@@ -1,0 +1,1 @@
+"""Where runs are kept: one port, and an implementation per technology."""

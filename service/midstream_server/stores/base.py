@@ -1,0 +1,376 @@
+"""The port to stores: one record and one log per run, changed only by conditional writes.
+
+There is one record per (tenant, run_id); a start, an early cancel, a claim, an intent, a seal and an expiry are
+conditional writes to it, each atomic and acknowledged only when it is as durable as the store's level says. The store
+does not interpret entries: it keeps the bytes.
+
+For every operation:
+
+* Calls may overlap. Operations on one run take effect in the order in which they were called.
+* A caller that is cancelled while it waits changes nothing: the operation takes effect all the same.
+* `StoreUnavailable` means that the operation did not take effect, or that nobody can tell; it may be repeated as it was.
+* Reads see every acknowledged write of this process.
+
+Times are given by the caller (`now`, nanoseconds since the epoch); no store reads a clock of its own but for leases.
+"""
+
+import enum
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from midstream_server.model import CancelIntent, CancelReason, DetachPolicy, Instant, RunKey, RunState
+
+_LENGTH = struct.Struct(">I")
+
+
+def frame(entries: Iterable[bytes]) -> bytes:
+    """Joins entries, each behind its length (4 bytes, big endian)."""
+    pieces: list[bytes] = []
+    for entry in entries:
+        pieces.append(_LENGTH.pack(len(entry)))
+        pieces.append(entry)
+    return b"".join(pieces)
+
+
+def unframe(data: bytes) -> list[bytes]:
+    """Takes joined entries apart.
+
+    Raises:
+        ValueError: the data does not end where an entry ends.
+    """
+    entries: list[bytes] = []
+    position = 0
+    while position < len(data):
+        if position + 4 > len(data):
+            raise ValueError("an entry's length is cut")
+        (length,) = _LENGTH.unpack_from(data, position)
+        position += 4
+        if position + length > len(data):
+            raise ValueError("an entry is cut")
+        entries.append(data[position : position + length])
+        position += length
+    return entries
+
+
+class RecordPhase(enum.IntEnum):
+    """What a record still holds."""
+
+    LIVE = 1
+    SEALED = 2
+    EXPIRED = 3
+    """Content deleted; id, fingerprint and state are remembered until `forget_time`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """What is known of a run beside its log."""
+
+    key: RunKey
+    phase: RecordPhase
+    state: RunState
+    """QUEUED or RUNNING while live, the ending afterwards. STOPPING is not stored: it is live with an intent."""
+    fingerprint: str
+    """Empty: an early cancel that no Generate has met."""
+    epoch: int
+    owner: str
+    """The replica that runs it, or ran it."""
+    last_sequence: int
+    intent: CancelIntent | None = None
+    """Why it is to stop; the first one, for ever."""
+    claims: Mapping[str, str] = field(default_factory=dict)
+    """Claim id to replica. Empty once sealed."""
+    on_detach: DetachPolicy = DetachPolicy()
+    detach_time: Instant | None = None
+    """When the grace of an unclaimed run is over."""
+    detach_reason: CancelReason | None = None
+    conversation_id: str = ""
+    parent_run_id: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    retention_seconds: float
+    create_time: Instant
+    start_time: Instant | None = None
+    end_time: Instant | None = None
+    expire_time: Instant | None = None
+    forget_time: Instant | None = None
+    summary: bytes
+    """A Run without its message, encoded: as it was started, or as it ended."""
+    settlement: bytes = b""
+    """A Usage, encoded, that became known after the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRun:
+    """Creates a run, or finds the one that exists. `entry` is sequence 1."""
+
+    key: RunKey
+    fingerprint: str
+    state: RunState
+    owner: str
+    claim_id: str
+    on_detach: DetachPolicy
+    conversation_id: str
+    parent_run_id: str
+    labels: Mapping[str, str]
+    retention_seconds: float
+    now: Instant
+    summary: bytes
+    entry: bytes
+
+
+class StartOutcome(enum.Enum):
+    """What a start found."""
+
+    CREATED = "created"
+    ATTACHED = "attached"
+    """The same request; live; the claim was added, and a running grace clock stopped."""
+    ENDED = "ended"
+    """The same request, sealed; or an early cancel, which now has this fingerprint."""
+    CONFLICT = "conflict"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartResult:
+    """What a start found, and the record as it now is."""
+
+    outcome: StartOutcome
+    record: RunRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Append:
+    """Adds entries to a live run's log: those after `expected_last_sequence`, up to `last_sequence`, framed."""
+
+    key: RunKey
+    epoch: int
+    expected_last_sequence: int
+    last_sequence: int
+    entries: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppendResult:
+    """Whether the entries are in the log.
+
+    A repeat (same epoch, entries already there) is accepted. Not accepted: the run is sealed, another epoch owns it, or
+    `expected_last_sequence` is not the log's. `intent` is the record's, so that an owner learns of it by appending.
+    """
+
+    accepted: bool
+    intent: CancelIntent | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlyCancel:
+    """What to create if the run is unknown: a record that is sealed as CANCELLED, with these two entries (framed)."""
+
+    entries: bytes
+    summary: bytes
+    expire_time: Instant
+    max_remembered: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordIntent:
+    """Asks a run to stop. The first intent wins.
+
+    With `unclaimed_since`, only if the run still has no claim and its grace was over by then. Without `early`, an
+    unknown run stays unknown.
+    """
+
+    key: RunKey
+    intent: CancelIntent
+    early: EarlyCancel | None = None
+    unclaimed_since: Instant | None = None
+
+
+class IntentOutcome(enum.Enum):
+    """What an intent found."""
+
+    RECORDED = "recorded"
+    ALREADY = "already"
+    """Live, with an earlier intent."""
+    ENDED = "ended"
+    REMEMBERED = "remembered"
+    """Created sealed, or created so earlier and met by no Generate yet."""
+    UNKNOWN = "unknown"
+    EXPIRED = "expired"
+    CLAIMED = "claimed"
+    """`unclaimed_since` was given, and the run has a claim again."""
+    FULL = "full"
+    """The tenant has `max_remembered` early cancels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntentResult:
+    """What an intent found, and the record as it now is (None with UNKNOWN and FULL)."""
+
+    outcome: IntentOutcome
+    record: RunRecord | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seal:
+    """Ends a run: the last entries (framed; the very last is RunFinished) and the final record, in one step."""
+
+    key: RunKey
+    epoch: int
+    expected_last_sequence: int
+    last_sequence: int
+    entries: bytes
+    state: RunState
+    intent: CancelIntent | None
+    end_time: Instant
+    start_time: Instant | None
+    expire_time: Instant
+    summary: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealResult:
+    """`accepted` False: the run was sealed already, another epoch owns it, or the log ends elsewhere.
+
+    A repeat of the same seal (same epoch, same last sequence) is accepted.
+    """
+
+    accepted: bool
+    record: RunRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogPage:
+    """Consecutive entries of a log: `entries[0]` has sequence `first_sequence`."""
+
+    first_sequence: int
+    entries: Sequence[bytes]
+    last_sequence: int
+    """Of the whole log, when it was read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListQuery:
+    """A page of a tenant's records that are not expired: newest first by (create_time, run_id).
+
+    `before` is the (create_time, run_id) of the last record of the page before. STOPPING means live with an intent;
+    QUEUED and RUNNING mean without one.
+    """
+
+    tenant: str
+    limit: int
+    before: tuple[Instant, str] | None = None
+    state: RunState | None = None
+    conversation_id: str = ""
+    parent_run_id: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class RunStore(Protocol):
+    """One record and one log per run. See the module for what holds of every operation."""
+
+    exclusive: bool
+    """Whether this process is the only one that can write: then what it knows of claims is complete."""
+
+    async def open(self) -> None:
+        """Opens or creates the store, and migrates it.
+
+        Raises:
+            StoreLocked: another process owns it.
+            StoreCorrupt: it is damaged, or newer than this program.
+            StoreUnavailable: it cannot be reached or written.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Finishes what was asked for, and lets go. Safe to call twice."""
+        ...
+
+    async def start(self, command: StartRun) -> StartResult:
+        """Creates the run, or finds the one that exists."""
+        ...
+
+    async def set_running(self, key: RunKey, epoch: int, now: Instant) -> bool:
+        """QUEUED becomes RUNNING with this start_time. False: it is not live, or another epoch owns it."""
+        ...
+
+    async def claim(self, key: RunKey, claim_id: str, replica: str) -> RunRecord | None:
+        """Adds a claim to a live run and stops its grace clock; changes nothing in an ended one. None: unknown."""
+        ...
+
+    async def release(self, key: RunKey, claim_id: str, reason: CancelReason, now: Instant) -> RunRecord | None:
+        """Removes a claim. If it was the last of a live run, `on_detach` takes effect in the same step.
+
+        CANCEL records an intent with `reason` (requested_by `client`), unless there is one; GRACE sets `detach_time`;
+        CONTINUE nothing. A claim that is not there changes nothing. None: unknown.
+        """
+        ...
+
+    async def append(self, batch: Sequence[Append]) -> Sequence[AppendResult]:
+        """Adds entries to the logs of many runs; one result each, in order. One acknowledgement for all."""
+        ...
+
+    async def record_intent(self, command: RecordIntent) -> IntentResult:
+        """Asks a run to stop."""
+        ...
+
+    async def seal(self, command: Seal) -> SealResult:
+        """Ends a run; also drops its claims and its place in its conversation. Keeps an intent that is there."""
+        ...
+
+    async def settle(self, key: RunKey, settlement: bytes) -> None:
+        """Stores what became known of the usage after the end."""
+        ...
+
+    async def take_over(self, key: RunKey, owner: str, seen_epoch: int) -> RunRecord | None:
+        """Makes `owner` the owner of a live run whose epoch still is `seen_epoch`: raises the epoch. None: it is not."""
+        ...
+
+    async def orphans(self, owner: str, limit: int) -> Sequence[RunKey]:
+        """Live runs whose owner is not this one and is not alive."""
+        ...
+
+    async def heartbeat(self, owner: str) -> Mapping[RunKey, CancelIntent]:
+        """Renews the owner's lease; the intents that were recorded for its live runs by others."""
+        ...
+
+    async def join_conversation(self, tenant: str, conversation_id: str, run_id: str, now: Instant) -> Sequence[str]:
+        """Appends a run to a conversation; the ids of the members before it, oldest first."""
+        ...
+
+    async def leave_conversation(self, tenant: str, conversation_id: str, run_id: str) -> None:
+        """Removes a run from a conversation."""
+        ...
+
+    async def delete(self, key: RunKey, now: Instant, forget_time: Instant) -> RunRecord | None:
+        """Deletes the content of a sealed run, which becomes EXPIRED; changes nothing in another. The record before."""
+        ...
+
+    async def expire(self, now: Instant, remember_seconds: float, limit: int) -> int:
+        """Expires up to `limit` sealed runs whose expire_time has passed (remembered for `remember_seconds` from then),
+        and forgets up to `limit` expired ones whose forget_time has passed. How many there were."""
+        ...
+
+    async def get(self, key: RunKey) -> RunRecord | None:
+        """The record, expired ones too. None: unknown."""
+        ...
+
+    async def read_log(self, key: RunKey, after_sequence: int, max_bytes: int) -> LogPage:
+        """Entries after a sequence: as many as fit in `max_bytes`, at least one if there is one."""
+        ...
+
+    async def read_finished(self, key: RunKey) -> bytes | None:
+        """The last entry of a sealed run's log. None: not sealed, expired or unknown."""
+        ...
+
+    async def list_records(self, query: ListQuery) -> Sequence[RunRecord]:
+        """A page of records."""
+        ...
+
+    async def probe(self) -> None:
+        """Writes and reads something small, as durable as the level says.
+
+        Raises:
+            StoreUnavailable: it cannot.
+        """
+        ...

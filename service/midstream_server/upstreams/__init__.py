@@ -1,0 +1,1 @@
+"""Where generations come from: one port, and a dialect per wire grammar."""

@@ -1,0 +1,272 @@
+"""The port to upstreams: one attempt at a generation, as events, however it is spoken on the wire.
+
+A *dialect* is a wire grammar (a sans-I/O parser and a request mapping), an *upstream* a configured endpoint, a *profile*
+data about it. The engine sees only `Upstream` and `UpstreamCall`.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from midstream_server.errors import RunFailure
+from midstream_server.model import (
+    Annotation,
+    DeltaPayload,
+    FinishReason,
+    ModelInfo,
+    PartState,
+    Prompt,
+    ProviderState,
+    TokenLogprob,
+    Usage,
+)
+
+# --- What a dialect's parser says ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartDelta:
+    """More of a part.
+
+    `part` is the dialect's own key of the part, unique in the stream; the first delta with a new key opens the part, in
+    order of appearance. A key never changes its kind. `payload` None: the delta only closes the part or adds to it.
+    `part_end` COMPLETE: the provider closed the part (a tool call that is not a JSON object then becomes MALFORMED).
+    """
+
+    part: str
+    payload: DeltaPayload | None = None
+    part_end: PartState | None = None
+    provider_state: ProviderState | None = None
+    annotations: tuple[Annotation, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseStarted:
+    """What the upstream says of itself; may come more than once, empty fields are unknown."""
+
+    upstream_request_id: str = ""
+    upstream_model: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFinished:
+    """The finish marker: the model stopped by itself."""
+
+    reason: FinishReason
+    raw: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageReported:
+    """The account so far; replaces the one before. Each count says whether it is final or running."""
+
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamFailed:
+    """An error frame. Nothing after it counts."""
+
+    failure: RunFailure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetadataReported:
+    """Facts beside the message, by the provider's names; added to those before."""
+
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventIgnored:
+    """An event, or a further choice, that is not part of the message."""
+
+    kind: str
+
+
+UpstreamEvent = (
+    PartDelta | ResponseStarted | ModelFinished | UsageReported | UpstreamFailed | MetadataReported | EventIgnored
+)
+
+
+class StreamParser(Protocol):
+    """Bytes in, events out, however the bytes are cut. Pure: no clock, no I/O.
+
+    `feed` and `close` raise nothing for bad input: they return `UpstreamFailed(UpstreamMalformed)`. After an
+    `UpstreamFailed` further calls return nothing.
+    """
+
+    def feed(self, data: bytes) -> list[UpstreamEvent]:
+        """The events that these bytes complete."""
+        ...
+
+    def close(self) -> list[UpstreamEvent]:
+        """The end of the body: what an unterminated last event held, and what only the end tells."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What one endpoint does differently from others of its dialect. Data only; a dialect reads what concerns it."""
+
+    finish_reason_required: bool = True
+    """False: this provider sends none, and a clean end with output is FinishReason.OTHER."""
+    running_usage: str = "none"
+    """How usage is reported while the stream goes on: `none`, `continuous_usage_stats` (vLLM), `timings` (llama.cpp)."""
+    usage_option: bool = True
+    """Whether to ask for usage with `stream_options.include_usage`."""
+    continue_prefix: str = "none"
+    """How a partial is continued: `none`, `assistant_prefill`, `continue_final_message`, `prefix_flag`."""
+    on_cancel: str = "abort"
+    """Whether a hang-up stops the billing (`abort`), or the rest must be read (`drain`)."""
+    connection_close: bool = False
+    """Send `Connection: close`: the server closes pooled connections without saying so."""
+    max_tokens_field: str = "max_completion_tokens"
+    """The name of the output limit in Chat Completions: some relatives only know `max_tokens`."""
+    extra_body: Mapping[str, object] = field(default_factory=dict)
+    """Fields that this endpoint needs in every request."""
+    parameter_fields: Mapping[str, str] = field(default_factory=dict)
+    """Where a generation parameter goes if not where its dialect puts it: `{"seed": "random_seed"}`. Also lets a parameter
+    through that the dialect itself lacks (`{"top_k": "top_k"}`); an empty name refuses one that this endpoint lacks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpRequest:
+    """A request as a dialect maps it; `path` is appended to the upstream's base URL."""
+
+    path: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+
+
+class Dialect(Protocol):
+    """A wire grammar. Stateless; one instance serves all upstreams that speak it."""
+
+    name: str
+
+    def build_request(self, model: str, prompt: Prompt, profile: Profile) -> HttpRequest:
+        """The HTTP request for a prompt.
+
+        Raises:
+            InvalidRequest: the dialect cannot express a field; names it by its path in GenerateRequest.
+        """
+        ...
+
+    def authorization(self, api_key: str) -> Mapping[str, str]:
+        """The headers that carry the key."""
+        ...
+
+    def parser(self, profile: Profile) -> StreamParser:
+        """A fresh parser for one response body with status 200."""
+        ...
+
+    def content_types(self) -> frozenset[str]:
+        """The media types of a stream in this dialect, lower case, without parameters."""
+        ...
+
+    def map_error(self, status: int, body: bytes) -> RunFailure:
+        """The failure that an HTTP error status and its body (possibly cut, possibly not JSON) mean."""
+        ...
+
+
+# --- What the engine uses --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOptions:
+    """The clocks of one call, in seconds. None: the upstream's own setting; the smaller of the two counts."""
+
+    first_token_seconds: float | None = None
+    idle_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamBatch:
+    """What one read of the socket gave: the events that it completed, and its bytes on the wire."""
+
+    events: Sequence[UpstreamEvent]
+    wire_bytes: int
+
+
+class UpstreamCall(Protocol):
+    """A generation at an upstream. Nothing is sent before the first batch is asked for; iterate it once, in one task.
+
+    Iteration ends when the response body ends, or after `abort`. It raises a `RunFailure` for everything else:
+    connection, status, clocks, wire. Cancelling the iterating task closes the connection as well; always leave the call
+    with `async with`, which guarantees that nothing of it stays open.
+    """
+
+    async def __aenter__(self) -> "UpstreamCall":
+        """Opens nothing."""
+        ...
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Closes the connection, if it is open."""
+        ...
+
+    def batches(self) -> AsyncIterator[UpstreamBatch]:
+        """The answer, a batch per read. The time between two `anext` calls, in which nobody reads, is not idle time."""
+        ...
+
+    def abort(self) -> None:
+        """Closes the connection in this turn of the loop, in every position (before headers too). Idempotent.
+
+        The iteration then ends by itself: what had been received already may still be given, errors of the closed
+        connection are not raised.
+        """
+        ...
+
+    @property
+    def attempts(self) -> int:
+        """How often the upstream was called: 0 before the first request left, more with retries."""
+        ...
+
+    @property
+    def upstream(self) -> str:
+        """The name of the upstream of the current attempt."""
+        ...
+
+
+class Upstream(Protocol):
+    """A configured endpoint."""
+
+    name: str
+
+    def call(self, model: str, prompt: Prompt, options: CallOptions) -> UpstreamCall:
+        """Prepares a call; sends nothing.
+
+        Raises:
+            InvalidRequest: the dialect cannot express the prompt; names the field.
+        """
+        ...
+
+    @property
+    def supports_continue(self) -> bool:
+        """Whether `Prompt.prefix` works here."""
+        ...
+
+    async def models(self) -> Sequence[ModelInfo]:
+        """The models that it knows by name.
+
+        Raises:
+            RunFailure: it cannot be asked.
+        """
+        ...
+
+
+class UpstreamRegistry(Protocol):
+    """All upstreams and aliases by the names that callers use."""
+
+    def resolve(self, model: str) -> tuple[Upstream, str]:
+        """The upstream of `<upstream>/<name>`, and the name.
+
+        Raises:
+            ModelNotFound: there is none.
+        """
+        ...
+
+    async def models(self) -> tuple[Sequence[ModelInfo], Sequence[str]]:
+        """All models that are known by name, and the upstreams that did not answer."""
+        ...

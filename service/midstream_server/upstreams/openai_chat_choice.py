@@ -1,0 +1,237 @@
+"""The deltas of choice 0 as parts: https://platform.openai.com/docs/api-reference/chat-streaming.
+
+Text, reasoning and refusals are keyed by their order, since text after anything else is a new part; tool calls by an
+order of their own, since several may be open and go on by their index.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from midstream_server.model import (
+    Annotation,
+    JsonValue,
+    PartState,
+    ReasoningDelta,
+    RefusalDelta,
+    TextDelta,
+    TokenLogprob,
+    ToolCallDelta,
+)
+from midstream_server.upstreams.base import EventIgnored, PartDelta, UpstreamEvent
+from midstream_server.upstreams.json_text import as_count, as_list, as_object, as_text, encode_json
+from midstream_server.upstreams.openai_chat_annotations import read_annotations, read_logprobs
+from midstream_server.upstreams.openai_chat_reasoning import ReasoningState, reasoning_text, thinking_text
+
+_TEXT, _REASONING, _REFUSAL, _TOOL = "text", "reasoning", "refusal", "tool"
+_LEGACY_CALL = "function_call"
+
+
+@dataclass(slots=True)
+class _Call:
+    """A tool call that may go on."""
+
+    key: str
+    id: str = ""
+    name: str = ""
+
+
+class ChoiceReader:
+    """Reads the deltas of one choice and keeps which parts are open."""
+
+    def __init__(self, dialect: str) -> None:
+        self._kind = ""
+        """The kind that spoke last; its part, unless it is a tool, is the open one."""
+        self._part = ""
+        self._count = 0
+        self._text_parts = 0
+        self._text_is_ascii = True
+        self._reasoning_part = ""
+        self._reasoning_state = ReasoningState(dialect)
+        self._calls: dict[object, _Call] = {}
+        """By the provider's index."""
+        self._last_call: object = None
+        self._call_count = 0
+        self._response_id = ""
+        self._pending_annotations: tuple[Annotation, ...] = ()
+        self.has_output = False
+
+    def identify(self, response_id: str) -> None:
+        """The provider's id of the answer, from which ids are made for tool calls that come without."""
+        self._response_id = self._response_id or response_id
+
+    def add_text(self, text: str, events: list[UpstreamEvent]) -> None:
+        """More text and nothing else: the fast path."""
+        if self._kind is not _TEXT:
+            self._begin(_TEXT, events)
+        if self._text_is_ascii:
+            self._text_is_ascii = text.isascii()
+        events.append(PartDelta(part=self._part, payload=TextDelta(text)))
+        if self._pending_annotations:
+            self.annotate((), events)
+
+    def add_reasoning(self, text: str, events: list[UpstreamEvent]) -> None:
+        """More reasoning and nothing else: the fast path."""
+        if self._kind is not _REASONING:
+            self._begin(_REASONING, events)
+        events.append(PartDelta(part=self._part, payload=ReasoningDelta(text)))
+
+    def read(self, choice: dict[str, JsonValue], events: list[UpstreamEvent]) -> None:
+        """Everything that a choice's delta brings, in the order in which it was thought and said."""
+        delta = as_object(choice.get("delta"))
+        reasoning = reasoning_text(delta)
+        before = len(events)
+        if reasoning:
+            self.add_reasoning(reasoning, events)
+        self._read_state(delta.get("reasoning_details"), events)
+        self._read_content(delta.get("content"), bool(reasoning), events)
+        if refusal := as_text(delta.get("refusal")):
+            self._add_refusal(refusal, events)
+        self._attach_logprobs(choice.get("logprobs"), before, events)
+        if annotations := read_annotations(delta.get("annotations"), self._text_is_ascii and self._text_parts <= 1):
+            self.annotate(annotations, events)
+        for each in as_list(delta.get("tool_calls")):
+            if isinstance(each, dict):
+                self._read_call(each, each.get("index"), events)
+        if isinstance(legacy := delta.get("function_call"), dict):
+            self._read_call({"function": legacy}, _LEGACY_CALL, events)
+        for unread in ("images", "audio"):
+            if delta.get(unread):
+                events.append(EventIgnored(kind=f"delta {unread}"))
+
+    def annotate(self, annotations: tuple[Annotation, ...], events: list[UpstreamEvent]) -> None:
+        """Adds citations to the open text; where there is none yet, they wait for it."""
+        waiting = self._pending_annotations + annotations
+        if waiting and self._kind is _TEXT:
+            events.append(PartDelta(part=self._part, annotations=waiting))
+            waiting = ()
+        self._pending_annotations = waiting
+
+    # --- Text, reasoning, refusal ---------------------------------------------------------------------------------
+
+    def _add_refusal(self, text: str, events: list[UpstreamEvent]) -> None:
+        if self._kind is not _REFUSAL:
+            self._begin(_REFUSAL, events)
+        events.append(PartDelta(part=self._part, payload=RefusalDelta(text)))
+
+    def _begin(self, kind: str, events: list[UpstreamEvent]) -> None:
+        """Another kind speaks: what spoke before is closed, unless it is a tool call, which may go on."""
+        if self._kind not in ("", _TOOL):
+            events.append(PartDelta(part=self._part, part_end=PartState.COMPLETE))
+        self._kind = kind
+        self.has_output = True
+        if kind is not _TOOL:
+            self._part = f"{kind}:{self._count}"
+            self._count += 1
+        if kind is _TEXT:
+            self._text_parts += 1
+        elif kind is _REASONING:
+            self._reasoning_part = self._part
+
+    def _read_content(self, content: JsonValue, has_reasoning: bool, events: list[UpstreamEvent]) -> None:
+        """A string, or a list of typed items (Mistral): https://docs.mistral.ai/capabilities/reasoning/."""
+        if isinstance(content, str):
+            if content:
+                self.add_text(content, events)
+            return
+        for item in as_list(content):
+            if isinstance(item, str):
+                item = {"type": "text", "text": item}
+            if isinstance(item, dict):
+                self._read_item(item, has_reasoning, events)
+
+    def _read_item(self, item: dict[str, JsonValue], has_reasoning: bool, events: list[UpstreamEvent]) -> None:
+        match item.get("type") or "text":
+            case "text" | "output_text":
+                if text := as_text(item.get("text")):
+                    self.add_text(text, events)
+            case "thinking" | "reasoning":
+                if (text := thinking_text(item)) and not has_reasoning:
+                    self.add_reasoning(text, events)
+            case "refusal":
+                if text := as_text(item.get("refusal")):
+                    self._add_refusal(text, events)
+            case "reference":
+                self.annotate(read_annotations([item], False), events)
+            case kind:
+                events.append(EventIgnored(kind=f"content {as_text(kind)[:64]}"))
+
+    def _read_state(self, details: JsonValue, events: list[UpstreamEvent]) -> None:
+        if not details or (state := self._reasoning_state.add(details)) is None:
+            return
+        if not self._reasoning_part:
+            self.add_reasoning("", events)
+        events.append(PartDelta(part=self._reasoning_part, provider_state=state))
+
+    def _attach_logprobs(self, logprobs: JsonValue, start: int, events: list[UpstreamEvent]) -> None:
+        """Log probabilities go with the text, or the refusal, that the same chunk brought."""
+        for kind, payload in (("content", TextDelta), ("refusal", RefusalDelta)):
+            tokens = read_logprobs(logprobs, kind)
+            if not tokens:
+                continue
+            for position in range(start, len(events)):
+                event = events[position]
+                if isinstance(event, PartDelta) and isinstance(event.payload, payload | ReasoningDelta):
+                    events[position] = PartDelta(part=event.part, payload=event.payload, logprobs=tokens)
+                    break
+            else:
+                self._add_bare_logprobs(kind, tokens, events)
+
+    def _add_bare_logprobs(self, kind: str, tokens: tuple[TokenLogprob, ...], events: list[UpstreamEvent]) -> None:
+        """A token that is only a piece of a character has a probability and no text yet."""
+        wanted = _TEXT if kind == "content" else _REFUSAL
+        if self._kind is not wanted:
+            self._begin(wanted, events)
+        payload = TextDelta("") if wanted is _TEXT else RefusalDelta("")
+        events.append(PartDelta(part=self._part, payload=payload, logprobs=tokens))
+
+    # --- Tool calls ------------------------------------------------------------------------------------------------
+
+    def _read_call(self, value: dict[str, JsonValue], index: JsonValue, events: list[UpstreamEvent]) -> None:
+        """A piece of a tool call: https://platform.openai.com/docs/guides/function-calling#streaming."""
+        function = as_object(value.get("function"))
+        name, arguments = as_text(function.get("name")), _arguments(function.get("arguments"))
+        number = as_count(value.get("id"))
+        call_id = as_text(value.get("id")) or ("" if number is None else str(number))
+        if not (call_id or name or arguments):
+            return
+        slot = self._slot(index, call_id, name)
+        call = self._calls.get(slot)
+        if call is not None and call_id and name and call.id and call_id != call.id:
+            events.append(PartDelta(part=call.key, part_end=PartState.COMPLETE))
+            call = None
+        if self._kind is not _TOOL:
+            self._begin(_TOOL, events)
+        self._last_call = slot
+        if call is None:
+            call = self._calls[slot] = _Call(key=f"tool:{self._call_count}")
+            self._call_count += 1
+            given_id = call_id or self._made_id()
+        else:
+            given_id = call_id if call_id != call.id else ""
+        payload = ToolCallDelta(id=given_id, name=name if name != call.name else "", arguments=arguments)
+        call.id, call.name = call_id or call.id, name or call.name
+        if payload.id or payload.name or payload.arguments:
+            events.append(PartDelta(part=call.key, payload=payload))
+
+    def _slot(self, index: JsonValue, call_id: str, name: str) -> object:
+        """Where the call is kept: its index; without one its id; a piece with neither belongs to the last call."""
+        if index == _LEGACY_CALL:
+            return index
+        number = as_count(index)
+        if number is not None:
+            return number
+        if call_id:
+            return f"id {call_id}"
+        return f"call {self._call_count}" if name or self._last_call is None else self._last_call
+
+    def _made_id(self) -> str:
+        """An id where the provider gives none: a result must be able to name its call."""
+        digest = hashlib.sha256(self._response_id.encode("utf-8", "replace")).hexdigest()[:16]
+        return f"call_{digest}_{self._call_count}"
+
+
+def _arguments(value: JsonValue) -> str:
+    """Argument text as it came; an object, which some relatives send, as compact JSON."""
+    if isinstance(value, dict):
+        return encode_json(value)
+    return as_text(value)

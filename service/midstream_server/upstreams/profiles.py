@@ -1,0 +1,120 @@
+"""Well-known endpoints, as data: what a configuration need not say of them.
+
+A preset is a start: whatever a configuration says of an upstream comes over it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from midstream_server.upstreams.base import Profile
+
+_OPENAI_CHAT = "openai-chat"
+_TOP_K = {"top_k": "top_k"}
+_INCLUDE_REASONING = {"reasoning.include": "include_reasoning"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """An endpoint that many use. `key_variable` is the environment variable that usually holds its key; empty: none."""
+
+    base_url: str
+    key_variable: str = ""
+    dialect: str = _OPENAI_CHAT
+    profile: Profile = Profile()
+
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        # https://platform.openai.com/docs/api-reference/chat
+        "openai": Preset(base_url="https://api.openai.com/v1", key_variable="OPENAI_API_KEY"),
+        # https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle: base_url is the resource's own.
+        "azure": Preset(base_url="", key_variable="AZURE_OPENAI_API_KEY"),
+        # https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
+        "vllm": Preset(
+            base_url="http://localhost:8000/v1",
+            key_variable="VLLM_API_KEY",
+            profile=Profile(
+                running_usage="continuous_usage_stats",
+                continue_prefix="continue_final_message",
+                max_tokens_field="max_tokens",
+                parameter_fields={**_TOP_K, **_INCLUDE_REASONING},
+            ),
+        ),
+        # https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
+        "llamacpp": Preset(
+            base_url="http://localhost:8080/v1",
+            key_variable="LLAMA_API_KEY",
+            profile=Profile(
+                running_usage="timings",
+                continue_prefix="assistant_prefill",
+                connection_close=True,
+                max_tokens_field="max_tokens",
+                parameter_fields=_TOP_K,
+            ),
+        ),
+        # https://console.groq.com/docs/api-reference#chat-create
+        "groq": Preset(
+            base_url="https://api.groq.com/openai/v1",
+            key_variable="GROQ_API_KEY",
+            profile=Profile(parameter_fields=_INCLUDE_REASONING),
+        ),
+        # https://openrouter.ai/docs/api-reference/parameters
+        "openrouter": Preset(
+            base_url="https://openrouter.ai/api/v1",
+            key_variable="OPENROUTER_API_KEY",
+            profile=Profile(max_tokens_field="max_tokens", parameter_fields={**_TOP_K, **_INCLUDE_REASONING}),
+        ),
+        # https://api-docs.deepseek.com/guides/chat_prefix_completion: prefixes need the beta address; it has all.
+        "deepseek": Preset(
+            base_url="https://api.deepseek.com/beta",
+            key_variable="DEEPSEEK_API_KEY",
+            profile=Profile(
+                continue_prefix="prefix_flag", max_tokens_field="max_tokens", parameter_fields={"seed": ""}
+            ),
+        ),
+        # https://docs.mistral.ai/api/: refuses fields that it does not know.
+        "mistral": Preset(
+            base_url="https://api.mistral.ai/v1",
+            key_variable="MISTRAL_API_KEY",
+            profile=Profile(
+                usage_option=False,
+                continue_prefix="prefix_flag",
+                max_tokens_field="max_tokens",
+                parameter_fields={"seed": "random_seed", "logprobs": "", "top_logprobs": ""},
+            ),
+        ),
+        # https://docs.x.ai/docs/api-reference#chat-completions
+        "xai": Preset(base_url="https://api.x.ai/v1", key_variable="XAI_API_KEY"),
+        # https://docs.together.ai/reference/chat-completions-1
+        "together": Preset(
+            base_url="https://api.together.xyz/v1",
+            key_variable="TOGETHER_API_KEY",
+            profile=Profile(max_tokens_field="max_tokens", parameter_fields=_TOP_K),
+        ),
+        # https://docs.fireworks.ai/api-reference/post-chatcompletions
+        "fireworks": Preset(
+            base_url="https://api.fireworks.ai/inference/v1",
+            key_variable="FIREWORKS_API_KEY",
+            profile=Profile(max_tokens_field="max_tokens", parameter_fields=_TOP_K),
+        ),
+        # https://docs.perplexity.ai/api-reference/chat-completions-post
+        "perplexity": Preset(
+            base_url="https://api.perplexity.ai",
+            key_variable="PERPLEXITY_API_KEY",
+            profile=Profile(
+                usage_option=False,
+                max_tokens_field="max_tokens",
+                parameter_fields={**_TOP_K, "seed": "", "logprobs": "", "top_logprobs": ""},
+            ),
+        ),
+        # https://lmstudio.ai/docs/developer/openai-compat
+        "lmstudio": Preset(
+            base_url="http://localhost:1234/v1",
+            key_variable="LM_API_TOKEN",
+            profile=Profile(max_tokens_field="max_tokens", parameter_fields=_TOP_K),
+        ),
+        # https://docs.ollama.com/api/openai-compatibility
+        "ollama-v1": Preset(base_url="http://localhost:11434/v1", profile=Profile(max_tokens_field="max_tokens")),
+    }
+)

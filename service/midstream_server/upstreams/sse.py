@@ -1,0 +1,224 @@
+"""The framing of `text/event-stream`: bytes in, events out, however the bytes are cut.
+
+Follows https://html.spec.whatwg.org/multipage/server-sent-events.html, with three additions for what providers send
+(DESIGN §5): an event left open by the end of the body is still given, a field named `error` is kept, and JSON that
+stands bare between the events is found.
+"""
+
+from typing import NamedTuple
+
+from midstream_server.upstreams.json_text import decode_json
+
+MAX_EVENT_BYTES = 4 * 1024 * 1024
+MAX_BARE_BYTES = 64 * 1024
+MAX_BARE_LINES = 512
+
+_BOM = b"\xef\xbb\xbf"
+_BARE_STARTS = (b"{", b"[")
+_LINE_STARTS_OF_EVENTS = (b"data:", b"event:", b":")
+
+
+class SseEvent(NamedTuple):
+    """One event. `unterminated` means that the body ended before the event did."""
+
+    data: bytes
+    name: bytes = b""
+    error: bytes = b""
+    """The value of a field named `error`, which is no field of the standard."""
+    bare: bool = False
+    """Whether `data` is JSON that stood where lines of an event should."""
+    unterminated: bool = False
+
+
+class SseDecoder:
+    """Splits a body into events. Pure; an event, and what waits for its end, is at most 4 MiB."""
+
+    __slots__ = (
+        "_at_start",
+        "_bare",
+        "_bare_bytes",
+        "_data",
+        "_error",
+        "_event_bytes",
+        "_is_inside",
+        "_line",
+        "_name",
+        "_skip_line_feed",
+        "overflowed",
+    )
+
+    def __init__(self) -> None:
+        self._line: list[bytes] = []
+        """Pieces of a line whose end has not come."""
+        self._data: list[bytes] = []
+        self._name = b""
+        self._error: bytes | None = None
+        self._bare: list[bytes] = []
+        """Lines that may become bare JSON."""
+        self._bare_bytes = 0
+        self._event_bytes = 0
+        self._at_start = True
+        self._skip_line_feed = False
+        self._is_inside = False
+        """Whether bytes wait for the end of their line, or lines for the end of their event."""
+        self.overflowed = False
+        """An event was too large: nothing comes out any more."""
+
+    def feed(self, data: bytes) -> list[SseEvent]:
+        """The events that these bytes complete."""
+        events: list[SseEvent] = []
+        if self.overflowed:
+            return events
+        if self._at_start or self._skip_line_feed or b"\r" in data:
+            data = self._plain_line_ends(data)
+        if self._is_inside:
+            data = self._finish_event(data, events)
+        if data:
+            self._feed_blocks(data, events)
+        return events
+
+    def close(self) -> list[SseEvent]:
+        """What the end of the body leaves: an event without its blank line, whole or not."""
+        events: list[SseEvent] = []
+        if self.overflowed:
+            return events
+        if self._line:
+            self._finish_line(b"", events)
+        if self._bare:
+            events.append(SseEvent(b"\n".join(self._bare), bare=True, unterminated=True))
+        elif self._data or self._error is not None or self._name == b"error":
+            events.append(self._take_event()._replace(unterminated=True))
+        return events
+
+    def _plain_line_ends(self, data: bytes) -> bytes:
+        """The bytes with LF for every line end, and without the byte order mark; a mark may come in pieces."""
+        if self._at_start:
+            data = b"".join([*self._line, data])
+            self._line = []
+            if len(data) < len(_BOM) and _BOM.startswith(data):
+                self._line = [data]
+                return b""
+            self._at_start = False
+            data = data.removeprefix(_BOM)
+        if self._skip_line_feed and data:
+            data = data.removeprefix(b"\n")
+            self._skip_line_feed = False
+        if b"\r" in data:
+            self._skip_line_feed = data.endswith(b"\r")
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return data
+
+    def _finish_event(self, data: bytes, events: list[SseEvent]) -> bytes:
+        """Reads on in the event that is open, line by line, and returns what follows it."""
+        while self._is_inside and (end := data.find(b"\n")) >= 0:
+            self._finish_line(data[:end], events)
+            data = data[end + 1 :]
+        if self._is_inside:
+            self._keep(data)
+            return b""
+        return data
+
+    def _feed_blocks(self, data: bytes, events: list[SseEvent]) -> None:
+        """The fast path: bytes that begin with an event are split at blank lines, whole events at a time."""
+        blocks = data.split(b"\n\n")
+        rest = blocks.pop()
+        for block in blocks:
+            if self.overflowed:
+                return
+            if block.startswith(b"data:") and b"\n" not in block and len(block) <= MAX_EVENT_BYTES:
+                events.append(SseEvent(block[6:] if block.startswith(b" ", 5) else block[5:]))
+                continue
+            for line in block.split(b"\n"):
+                self._finish_line(line, events)
+            self._finish_line(b"", events)
+        if rest:
+            *lines, last = rest.split(b"\n")
+            for line in lines:
+                self._finish_line(line, events)
+            self._keep(last)
+
+    def _keep(self, data: bytes) -> None:
+        if data and not self.overflowed:
+            self._line.append(data)
+            self._is_inside = True
+            self._count(len(data))
+
+    def _count(self, size: int) -> None:
+        self._event_bytes += size
+        if self._event_bytes > MAX_EVENT_BYTES:
+            self.overflowed = True
+            self._line, self._data, self._bare = [], [], []
+
+    def _finish_line(self, end: bytes, events: list[SseEvent]) -> None:
+        if self._line:
+            self._line.append(end)
+            line = b"".join(self._line)
+            self._line = []
+        else:
+            line = end
+        self._count(len(end) + 1)
+        if self.overflowed:
+            return
+        self._is_inside = True
+        if self._bare or line.lstrip().startswith(_BARE_STARTS):
+            self._read_bare_line(line, events)
+        elif line:
+            self._read_field(line)
+        else:
+            if self._data or self._error is not None or self._name == b"error":
+                events.append(self._take_event())
+            self._reset()
+
+    def _read_field(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            self._data.append(value)
+        elif name == b"event":
+            self._name = value
+        elif name == b"error":
+            self._error = value
+        elif not (self._data or self._name or self._error is not None):
+            self._reset()  # a comment, or a field that nobody reads: keep-alives add up to nothing
+
+    def _read_bare_line(self, line: bytes, events: list[SseEvent]) -> None:
+        """Collects bare JSON until it is whole, or until something shows that it was none."""
+        if line.startswith(_LINE_STARTS_OF_EVENTS):
+            self._drop_bare()
+            self._is_inside = True
+            self._read_field(line)
+            return
+        self._bare.append(line)
+        self._bare_bytes += len(line)
+        if line.rstrip().endswith((b"}", b"]")):
+            text = b"\n".join(self._bare)
+            if _is_json(text):
+                events.append(SseEvent(text, bare=True))
+                self._drop_bare()
+        if self._bare_bytes > MAX_BARE_BYTES or len(self._bare) > MAX_BARE_LINES:
+            self._drop_bare()
+
+    def _drop_bare(self) -> None:
+        self._bare = []
+        self._bare_bytes = 0
+        self._is_inside = bool(self._data or self._name or self._error is not None)
+
+    def _take_event(self) -> SseEvent:
+        event = SseEvent(b"\n".join(self._data), self._name, self._error or b"")
+        self._reset()
+        return event
+
+    def _reset(self) -> None:
+        self._data = []
+        self._name = b""
+        self._error = None
+        self._event_bytes = 0
+        self._is_inside = False
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        decode_json(text)
+    except ValueError:
+        return False
+    return True

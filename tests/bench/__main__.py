@@ -1,0 +1,27 @@
+"""usage: python -m bench [cancel] [throughput] [--full]"""
+
+import argparse
+import asyncio
+
+from bench import cancel, throughput
+
+
+def main() -> None:
+    """Runs what was asked for, or everything."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("what", nargs="*", choices=["cancel", "throughput", []], help="default: both")
+    parser.add_argument("--full", action="store_true", help="more rounds, more trials")
+    arguments = parser.parse_args()
+    what = arguments.what or ["cancel", "throughput"]
+    if "cancel" in what:
+        print("\nCancel sent to upstream socket closed, in ms; tokens that the upstream sent after the cancel\n")
+        print(asyncio.run(cancel.measure(trials=50 if arguments.full else 20)), flush=True)
+    if "throughput" in what:
+        rounds = 5 if arguments.full else 2
+        for streams, rate, seconds in ((10, 50, 4), (100, 50, 5)):
+            print(f"\n{streams} streams x {rate} tokens/s, medians of {rounds} interleaved rounds\n")
+            print(throughput.measure(streams, rate, seconds, rounds), flush=True)
+
+
+if __name__ == "__main__":
+    main()

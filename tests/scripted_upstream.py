@@ -1,0 +1,104 @@
+"""An upstream that says what the test tells it to say, when it tells it: the engine's port, without a wire."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+from midstream_server.errors import ModelNotFound, RunFailure
+from midstream_server.model import FinishReason, ModelInfo, Prompt, TextDelta
+from midstream_server.upstreams.base import (
+    CallOptions,
+    ModelFinished,
+    PartDelta,
+    UpstreamBatch,
+    UpstreamCall,
+    UpstreamEvent,
+)
+
+MODEL = "scripted/model"
+
+
+def text(piece: str, part: str = "text") -> PartDelta:
+    """A piece of text."""
+    return PartDelta(part=part, payload=TextDelta(piece))
+
+
+def finish(reason: FinishReason = FinishReason.STOP) -> ModelFinished:
+    """The finish marker."""
+    return ModelFinished(reason=reason, raw=reason.name.lower())
+
+
+@dataclass(eq=False)
+class ScriptedCall:
+    """One call. `say` gives a batch, `end` ends the body, `break_off` raises; `closed` is set by an abort."""
+
+    prompt: Prompt
+    options: CallOptions
+    upstream: str = "scripted"
+    attempts: int = 0
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    _batches: asyncio.Queue[UpstreamBatch | RunFailure | None] = field(default_factory=asyncio.Queue)
+
+    def say(self, *events: UpstreamEvent, wire_bytes: int = 100) -> None:
+        """One read of the socket."""
+        self._batches.put_nowait(UpstreamBatch(events=events, wire_bytes=wire_bytes))
+
+    def end(self) -> None:
+        """The end of the body."""
+        self._batches.put_nowait(None)
+
+    def break_off(self, failure: RunFailure) -> None:
+        """The connection breaks, or a clock runs out."""
+        self._batches.put_nowait(failure)
+
+    async def __aenter__(self) -> UpstreamCall:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.left.set()
+
+    async def batches(self) -> AsyncIterator[UpstreamBatch]:
+        self.attempts = 1
+        self.started.set()
+        while True:
+            batch = await self._batches.get()
+            if batch is None:
+                return
+            if isinstance(batch, RunFailure):
+                raise batch
+            yield batch
+
+    def abort(self) -> None:
+        if not self.closed.is_set():
+            self.closed.set()
+            self._batches.put_nowait(None)
+
+
+class ScriptedUpstream:
+    """Keeps its calls; also the registry that knows only itself."""
+
+    name = "scripted"
+    supports_continue = False
+
+    def __init__(self) -> None:
+        self.calls: list[ScriptedCall] = []
+
+    def call(self, model: str, prompt: Prompt, options: CallOptions) -> ScriptedCall:
+        call = ScriptedCall(prompt, options)
+        self.calls.append(call)
+        return call
+
+    @property
+    def started_calls(self) -> list[ScriptedCall]:
+        """The calls that reached the upstream."""
+        return [call for call in self.calls if call.attempts]
+
+    def resolve(self, model: str) -> tuple["ScriptedUpstream", str]:
+        if model != MODEL:
+            raise ModelNotFound
+        return self, "model"
+
+    async def models(self) -> tuple[Sequence[ModelInfo], Sequence[str]]:
+        return [ModelInfo(name=MODEL, upstream=self.name, dialect="scripted")], []
