@@ -23,7 +23,7 @@ RUN python -m pip --python /opt/midstream wheel --no-deps --no-build-isolation -
         ./protos/python ./clients/python ./service \
     && python -m pip --python /opt/midstream install --no-deps --no-index wheels/*.whl \
     && python -m pip --python /opt/midstream uninstall --yes \
-        editables hatchling pathspec pluggy tomlkit trove-classifiers
+        editables hatchling packaging pathspec pluggy tomlkit trove-classifiers
 
 FROM ${PYTHON_IMAGE}
 ARG WITHOUT_LOCAL_MODEL=""

@@ -48,6 +48,10 @@ protos-baseline: $(DEVELOPMENT) ## take today's contract as the one that must no
 bench: $(DEVELOPMENT) ## cancel to closed, CPU per token, added latency (ARGS go to the benchmark)
 	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
+.PHONY: crash
+crash: $(DEVELOPMENT) ## kill a real server 200 times under load, and hold what is left against what was seen
+	@PYTHONPATH=tests $(BIN)/python -m crash $(ARGS)
+
 .PHONY: image-check
 image-check: ## build the Dockerfile and run it, without a Docker engine (root, buildah, debootstrap)
 	@scripts/image-check.sh

@@ -22,8 +22,17 @@ fail() {
     exit 1
 }
 
+# A run that was killed leaves its folders in TMPDIR.
 store() {
-    buildah --root "$cache/store" --runroot "$work/run" --storage-driver "$(<"$cache/driver")" "$@"
+    TMPDIR=$work buildah --root "$cache/store" --runroot "$work/run" --storage-driver "$(<"$cache/driver")" "$@"
+}
+
+# What buildah and debootstrap leave mounted if they are interrupted.
+unmount_below() {
+    local target
+    while read -r target; do
+        umount "$target"
+    done < <(findmnt --raw --noheadings --output TARGET | grep "^$1/" | sort --reverse)
 }
 
 # Of what this run made; the stand-in stays.
@@ -34,6 +43,8 @@ clean_up() {
         store rmi --force "$image" "$small_image" >/dev/null 2>&1 || true
         store rmi --prune --force >/dev/null 2>&1 || true
     fi
+    unmount_below "$cache"
+    unmount_below "$work"
     rm -rf --one-file-system "$work"
 }
 
@@ -46,7 +57,8 @@ install_tools() {
     command -v apt-get >/dev/null || fail "${missing[*]} missing, and there is no apt-get to install it with"
     step "installing ${missing[*]}"
     apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends "${missing[@]}" >"$work/apt.log" ||
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends \
+        "${missing[@]}" debian-archive-keyring >"$work/apt.log" ||
         fail "apt-get could not install ${missing[*]}:" "$(tail -5 "$work/apt.log")"
 }
 
@@ -66,7 +78,7 @@ choose_driver() {
     fail "buildah cannot keep images in $cache with either storage driver, overlay or vfs"
 }
 
-# Like the official image it has python and pip on the path, and no compiled modules.
+# Like the official image it has python and pip on the path, no compiled modules, and an apt that keeps no caches.
 make_base() {
     local container
     if store inspect --type image "$base" >/dev/null 2>&1; then
@@ -75,13 +87,16 @@ make_base() {
     fi
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates "$release" "$work/root" \
         >"$work/debootstrap.log" 2>&1 || fail "debootstrap failed:" "$(tail -5 "$work/debootstrap.log")"
-    rm -rf "$work/root/var/cache/apt/archives"/*.deb "$work/root/var/lib/apt/lists"/*
+    rm -rf "$work/root/var/cache/apt"/* "$work/root/var/lib/apt/lists"/*
+    echo 'Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache ""; APT::Keep-Downloaded-Packages "false";' \
+        >"$work/root/etc/apt/apt.conf.d/keep-nothing"
     find "$work/root/usr" -name '*.pyc' -delete
     container=$(store from scratch)
     store add --quiet "$container" "$work/root" / >/dev/null
     store run --isolation chroot "$container" -- python3 -B -m venv /usr/local
     store commit --quiet --rm "$container" "$base" >/dev/null
     rm -rf --one-file-system "$work/root"
+    echo "made, and kept in $cache"
 }
 
 # This machine's certificates and pip settings are lent to the build, and are not in the image.
@@ -92,14 +107,16 @@ build() {
     [ ! -f /etc/pip.conf ] || volumes+=(--volume /etc/pip.conf:/etc/pip.conf:ro)
     store bud --isolation chroot --pull-never --network host --format docker \
         "${volumes[@]}" "$@" --tag "$name" . >"$work/build.log" 2>&1 || fail "the build failed:" "$(tail -25 "$work/build.log")"
+    echo "built $name"
 }
 
 try_image() {
-    .venv/bin/python scripts/image_run.py "$@" -- \
+    TMPDIR=$work .venv/bin/python scripts/image_run.py "$@" -- \
         buildah --root "$cache/store" --runroot "$work/run" --storage-driver "$(<"$cache/driver")"
 }
 
 if [ "${1:-}" = --forget ]; then
+    unmount_below "$cache"
     rm -rf --one-file-system "$cache"
     exit
 fi

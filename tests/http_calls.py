@@ -1,6 +1,8 @@
 """Calls of an `HttpUpstream` against a `RawServer`, for the tests of the HTTP policy."""
 
 import asyncio
+import functools
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -9,7 +11,8 @@ from typing import Any
 from midstream_server.errors import RunFailure
 from midstream_server.model import Message, Part, Prompt, Role, Text
 from midstream_server.upstreams.base import CallOptions, UpstreamEvent
-from midstream_server.upstreams.http import HttpCall, HttpUpstream, HttpUpstreamConfig
+from midstream_server.upstreams.http import HttpUpstream, HttpUpstreamConfig
+from midstream_server.upstreams.http_call import HttpCall
 from midstream_server.upstreams.http_exchange import HttpClient
 from midstream_server.upstreams.openai_chat import OpenAIChatDialect
 from raw_server import PATIENCE_SECONDS, RawServer
@@ -83,12 +86,18 @@ class Caller:
         return reading
 
 
+@functools.cache
+def _trust() -> ssl.SSLContext:
+    """Made once: it is the slowest part of a client."""
+    return ssl.create_default_context()
+
+
 @asynccontextmanager
 async def calling(server: RawServer, client: HttpClient | None = None, **settings: Any) -> AsyncIterator[Caller]:
     """An upstream at the server. At the end no task is left but the test's."""
     async with AsyncExitStack() as stack:
         if client is None:
-            client = HttpClient()
+            client = HttpClient(_trust())
             stack.push_async_callback(client.aclose)
         config = HttpUpstreamConfig(name="test", base_url=server.url, api_key=KEY, retry_initial_seconds=0.001)
         yield Caller(HttpUpstream(replace(config, **settings), OpenAIChatDialect(), client))

@@ -5,7 +5,7 @@ import json
 import socket
 import ssl
 import struct
-from typing import Any
+from typing import Any, cast
 
 from typing_extensions import override
 
@@ -59,8 +59,7 @@ class RawConnection(asyncio.Protocol):
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
         self._server.arrived(self)
 
     @override
@@ -126,6 +125,7 @@ class RawServer:
         self._arrivals: asyncio.Queue[RawConnection] = asyncio.Queue()
         self._server: asyncio.Server | None = None
         self._scheme = "http"
+        self.port = 0
         self.connections: list[RawConnection] = []
 
     async def start(self, tls: ssl.SSLContext | None = None) -> None:
@@ -133,6 +133,7 @@ class RawServer:
         self._scheme = "https" if tls else "http"
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: RawConnection(self), "127.0.0.1", 0, ssl=tls)
+        self.port = int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
         """Closes everything."""
@@ -141,12 +142,6 @@ class RawServer:
         for connection in self.connections:
             connection.transport.abort()
         await self._server.wait_closed()
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        assert self._server is not None
-        return int(self._server.sockets[0].getsockname()[1])
 
     @property
     def url(self) -> str:

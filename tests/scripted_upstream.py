@@ -30,7 +30,10 @@ def finish(reason: FinishReason = FinishReason.STOP) -> ModelFinished:
 
 @dataclass(eq=False)
 class ScriptedCall:
-    """One call. `say` gives a batch, `end` ends the body, `break_off` raises; `closed` is set by an abort."""
+    """One call. `say` gives a batch, `end` ends the body, `break_off` raises; `closed` is set by an abort.
+
+    With `ignores_abort` the iteration goes on all the same, as that of a broken connection might.
+    """
 
     prompt: Prompt
     options: CallOptions
@@ -39,6 +42,7 @@ class ScriptedCall:
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     started: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
+    ignores_abort: bool = False
     _batches: asyncio.Queue[UpstreamBatch | RunFailure | None] = field(default_factory=asyncio.Queue)
 
     def say(self, *events: UpstreamEvent, wire_bytes: int = 100) -> None:
@@ -52,6 +56,11 @@ class ScriptedCall:
     def break_off(self, failure: RunFailure) -> None:
         """The connection breaks, or a clock runs out."""
         self._batches.put_nowait(failure)
+
+    @property
+    def unread_batches(self) -> int:
+        """What the upstream has sent and nobody has read yet."""
+        return self._batches.qsize()
 
     async def __aenter__(self) -> UpstreamCall:
         return self
@@ -73,7 +82,8 @@ class ScriptedCall:
     def abort(self) -> None:
         if not self.closed.is_set():
             self.closed.set()
-            self._batches.put_nowait(None)
+            if not self.ignores_abort:
+                self._batches.put_nowait(None)
 
 
 class ScriptedUpstream:

@@ -1,5 +1,6 @@
 """Hypothesis strategies for the values of the domain: every shape that the contract can carry."""
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from midstream_server.errors import RUN_FAILURES
@@ -45,6 +46,10 @@ from midstream_server.model import (
     Usage,
     UsageSource,
 )
+
+# A machine that is busy with something else is not a failure.
+settings.register_profile("without-deadline", deadline=None)
+settings.load_profile("without-deadline")
 
 texts = st.text(max_size=20)
 data = st.binary(max_size=20)
@@ -140,39 +145,61 @@ def _payload_bytes(payload: DeltaPayload | None) -> int:
             return len(payload.text.encode())
 
 
-@st.composite
-def message_logs(draw: st.DrawFn) -> list[MessageDelta]:
-    """The deltas of a run as a log has them: dense parts of one kind each that interleave, true offsets, and nothing of
-    a part after its end."""
-    kinds: list[st.SearchStrategy[DeltaPayload]] = []
+_LogStep = tuple[
+    tuple[int, DeltaPayload | None],
+    PartState | None,
+    ProviderState | None,
+    tuple[Annotation, ...],
+    tuple[TokenLogprob, ...],
+]
+
+
+def _log_steps(kinds: set[int]) -> st.SearchStrategy[list[_LogStep]]:
+    """Few kinds, and few ends, so that deltas of one part often follow each other."""
+    payloads = [st.tuples(st.just(kind), st.none() | delta_payload_kinds[kind]) for kind in sorted(kinds)]
+    step = st.tuples(
+        st.one_of(*payloads),
+        st.sampled_from([None] * 7 + [PartState.COMPLETE]),
+        st.sampled_from([None] * 7 + [ProviderState(dialect="gemini", data=b"\0")]),
+        st.sampled_from([(), (), (Annotation(type="url_citation"),)]),
+        st.sampled_from([(), (), (TokenLogprob(token="a", logprob=-1.0),)]),
+    )
+    return st.lists(step, max_size=12)
+
+
+_FIRST_PAYLOADS = (TextDelta(""), ReasoningDelta(""), RefusalDelta(""), ToolCallDelta(id="call-1"), BlobDelta(url="u"))
+
+
+def _log(steps: list[_LogStep]) -> list[MessageDelta]:
+    open_parts: dict[int, int] = {}
     offsets: list[int] = []
-    open_parts: list[int] = []
     log: list[MessageDelta] = []
-    for _ in range(draw(st.integers(0, 12))):
-        if not open_parts or draw(st.integers(0, 4)) == 0:
-            open_parts.append(len(kinds))
-            kinds.append(draw(st.sampled_from(delta_payload_kinds)))
+    for (kind, payload), part_end, provider_state, citations, probabilities in steps:
+        if kind not in open_parts:
+            open_parts[kind] = len(offsets)
             offsets.append(0)
-        index = draw(st.sampled_from(open_parts))
-        is_first = not any(delta.part_index == index for delta in log)
-        payload = draw(kinds[index] if is_first else st.none() | kinds[index])
-        part_end = draw(st.sampled_from([None, None, None, PartState.COMPLETE]))
+            payload = payload or _FIRST_PAYLOADS[kind]
+        index = open_parts[kind]
         log.append(
             MessageDelta(
                 part_index=index,
                 offset=offsets[index],
                 payload=payload,
                 part_end=part_end,
-                provider_state=draw(st.sampled_from([None, None, ProviderState(dialect="gemini", data=b"\0")])),
-                annotations=draw(st.sampled_from([(), (), (Annotation(type="url_citation"),)])),
-                logprobs=draw(st.sampled_from([(), (), (TokenLogprob(token="a", logprob=-1.0),)])),
+                provider_state=provider_state,
+                annotations=citations,
+                logprobs=probabilities,
             )
         )
         offsets[index] += _payload_bytes(payload)
         if part_end is not None:
-            open_parts.remove(index)
+            del open_parts[kind]
     return log
 
+
+message_logs = st.sets(st.sampled_from(range(5)), min_size=1, max_size=2).flatmap(_log_steps).map(_log)
+"""The deltas of a run as a log has them: dense parts of one kind each that interleave, with true offsets, and nothing
+of a part after its end."""
 
 # --- Runs ------------------------------------------------------------------------------------------------------------
 

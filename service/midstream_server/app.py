@@ -22,7 +22,7 @@ from midstream_server.assembly import Upstreams, assemble_upstreams
 from midstream_server.clock import SystemClock
 from midstream_server.engine.supervisor import Supervisor, SupervisorOptions
 from midstream_server.errors import InvalidSettings, MidstreamError
-from midstream_server.logs import configure_logs
+from midstream_server.logs import configure_logs, log_loop_error
 from midstream_server.rpc.server import RpcServer
 from midstream_server.rpc.servicer import GenerationServicer, ServicerOptions
 from midstream_server.settings import Settings
@@ -30,8 +30,10 @@ from midstream_server.stores.base import RunStore
 from midstream_server.stores.memory import MemoryRunStore
 from midstream_server.stores.sqlite import SqliteRunStore
 
-READERS_LAST_SECONDS = 2.0
+READERS_LAST_SECONDS = 1.5
 """How long readers may take to read the ending of their run when the server stops."""
+ANSWERS_LAST_SECONDS = 0.25
+"""How long other calls may then take to be answered."""
 
 _log = structlog.get_logger(__name__)
 
@@ -48,15 +50,13 @@ class Application:
 
     async def report_store(self, is_available: bool) -> None:
         """Makes the service NOT_SERVING while the store is away."""
-        await self.server.set_serving(is_available and not self.supervisor.is_draining)
+        self.server.set_serving(is_available and not self.supervisor.is_draining)
 
     async def drain(self, seconds: float, hurry: asyncio.Event) -> None:
-        """Refuses new runs, waits for the live ones, seals the rest, and lets readers read the endings."""
-        await self.server.set_serving(False)
+        """Refuses new runs and waits for the live ones. Everything else is still served."""
+        self.server.set_serving(False)
         _log.info("server.draining", live_runs=self.supervisor.live_runs)
         await self.supervisor.drain(seconds, hurry)
-        await self.supervisor.seal_all()
-        await self.supervisor.wait_for_readers(READERS_LAST_SECONDS)
 
 
 @asynccontextmanager
@@ -82,9 +82,10 @@ async def serving(settings: Settings) -> AsyncIterator[Application]:
             )
         )
         servicer = GenerationServicer(supervisor, new_id, ServicerOptions(default_retention_seconds=settings.retention))
-        server = RpcServer(servicer)
+        server = RpcServer(servicer, new_id)
         port = await server.start(settings.listen_host, settings.listen_port)
-        stack.push_async_callback(server.stop, READERS_LAST_SECONDS)
+        stack.push_async_callback(server.stop, ANSWERS_LAST_SECONDS)
+        stack.push_async_callback(supervisor.wait_for_readers, READERS_LAST_SECONDS)
         stack.push_async_callback(supervisor.seal_all)
         host = f"[{settings.listen_host}]" if ":" in settings.listen_host else settings.listen_host
         application = Application(
@@ -133,6 +134,7 @@ async def _serve(settings: Settings) -> None:
         stop.set()
 
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(log_loop_error)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     async with serving(settings) as application:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from midstream_server.errors import InvalidSettings
 from midstream_server.settings import Settings, UpstreamSettings
-from midstream_server.upstreams.base import Dialect, Upstream, UpstreamRegistry
+from midstream_server.upstreams.base import Dialect, Profile, Upstream, UpstreamRegistry
 from midstream_server.upstreams.http import HttpUpstream, HttpUpstreamConfig
 from midstream_server.upstreams.http_exchange import HttpClient
 from midstream_server.upstreams.local import LocalEngine, LocalEngineOptions
@@ -44,7 +44,7 @@ async def assemble_upstreams(settings: Settings) -> AsyncIterator[Upstreams]:
             if each.dialect == "local":
                 engine = LocalEngine(LocalEngineOptions(threads=settings.local.threads), name=name)
                 stack.push_async_callback(engine.close)
-                upstreams.append(LocalUpstream(name, engine, _factory(name, each, client)))
+                upstreams.append(LocalUpstream(name, engine, _factory(name, each, client, secrets)))
             else:
                 upstreams.append(HttpUpstream(_endpoint(name, each, secrets), DIALECTS[each.dialect], client))
         routes = {alias: each.route for alias, each in settings.models.items()}
@@ -60,7 +60,7 @@ def _endpoint(name: str, settings: UpstreamSettings, secrets: tuple[str, ...]) -
         name=name,
         base_url=base_url,
         api_key=settings.api_key.get_secret_value() if settings.api_key else "",
-        profile=replace(preset.profile, **settings.profile.overrides()),
+        profile=_profile(preset.profile, settings),
         models=settings.models,
         connect_seconds=settings.connect_timeout,
         first_token_seconds=settings.first_token_timeout,
@@ -80,7 +80,7 @@ def _preset(name: str, settings: UpstreamSettings) -> Preset:
     return PRESETS[settings.preset]
 
 
-def _factory(name: str, settings: UpstreamSettings, client: HttpClient) -> UpstreamFactory:
+def _factory(name: str, settings: UpstreamSettings, client: HttpClient, secrets: tuple[str, ...]) -> UpstreamFactory:
     """Makes the upstream in front of the local engine, once its address is known."""
 
     def make(base_url: str, api_key: str) -> Upstream:
@@ -88,10 +88,23 @@ def _factory(name: str, settings: UpstreamSettings, client: HttpClient) -> Upstr
             name=name,
             base_url=base_url,
             api_key=api_key,
-            profile=LOCAL_PROFILE,
+            profile=_profile(LOCAL_PROFILE, settings),
+            connect_seconds=settings.connect_timeout,
             first_token_seconds=settings.first_token_timeout,
             idle_seconds=settings.idle_timeout,
+            max_attempts=settings.max_attempts,
+            secrets=secrets,
         )
         return HttpUpstream(config, DIALECTS["openai-chat"], client)
 
     return make
+
+
+def _profile(default: Profile, settings: UpstreamSettings) -> Profile:
+    """The default with what is configured; fields of the request are added to those that the default has."""
+    overrides = settings.profile.overrides()
+    if settings.profile.extra_body is not None:
+        overrides["extra_body"] = {**default.extra_body, **settings.profile.extra_body}
+    if settings.profile.parameter_fields is not None:
+        overrides["parameter_fields"] = {**default.parameter_fields, **settings.profile.parameter_fields}
+    return replace(default, **overrides)

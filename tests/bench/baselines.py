@@ -20,7 +20,7 @@ import uvloop
 from midstream.v1 import generation_service_pb2 as wire
 from midstream.v1 import run_pb2
 
-_SHAPE = re.compile(r"paced-(\d+)-(\d+)")
+_SHAPE = re.compile(r"bench-n(\d+)-r(\d+)")
 
 
 def _delta(sequence: int, text: str) -> run_pb2.RunEvent:

@@ -1,7 +1,7 @@
 """From the Cancel RPC (or the dropped call) to the closed upstream socket, in the positions of P3, on loopback.
 
-The server is a process of its own; the upstream is the simulator, which notes when its connection closed and what it had
-sent by then. Both clocks are CLOCK_MONOTONIC of one machine.
+The server is a process of its own; the upstream is the simulator, which notes when its connection closed and what it
+had sent by then. Both clocks are CLOCK_MONOTONIC of one machine.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ class Position:
 
     name: str
     model: str
-    deltas: int
-    """How many deltas the caller reads before."""
+    read_bytes: int
+    """How much of the output the caller reads before."""
     sent_bytes: int = 0
     """How much the upstream has sent before."""
     by_call: bool = False
@@ -40,13 +40,13 @@ class Position:
 POSITIONS = (
     Position("before headers", "stall-headers", 0),
     Position("before the first token", "stall", 0),
-    Position("mid token, 100/s", "bench-n100000-r100", 5),
-    Position("mid token, 1,000/s", "bench-n100000-r1000", 20),
+    Position("mid token, 100/s", "bench-n100000-r100", 85),
+    Position("mid token, 1,000/s", "bench-n100000-r1000", 340),
     Position("upstream stalls", "stall-5", 5),
-    Position("inside a tool call", "half-a-call", 2),
+    Position("inside a tool call", "half-a-call", 5),
     Position("our reader is blocked", "flood", 0, sent_bytes=_BLOCKING_BYTES),
-    Position("dropped call, 100/s", "bench-n100000-r100", 5, by_call=True),
-    Position("dropped call, 1,000/s", "bench-n100000-r1000", 20, by_call=True),
+    Position("dropped call, 100/s", "bench-n100000-r100", 85, by_call=True),
+    Position("dropped call, 1,000/s", "bench-n100000-r1000", 340, by_call=True),
 )
 
 
@@ -73,18 +73,18 @@ async def measure(trials: int) -> str:
     return table(rows)
 
 
-async def _trial(simulator: Simulator, stub: wire_grpc.GenerationServiceAsyncStub, position: Position) -> Trial:
+async def _trial(simulator: Simulator, stub: "wire_grpc.GenerationServiceAsyncStub", position: Position) -> Trial:
     seen = len(simulator.requests)
     run_id = str(uuid.uuid4())
     part = run_pb2.Part(text=run_pb2.Text(text="hi"))
     message = run_pb2.Message(role=run_pb2.ROLE_USER, parts=[part])
     call = stub.Generate(wire.GenerateRequest(run_id=run_id, model=f"up/{position.model}", messages=[message]))
     upstream = await simulator.received(seen + 1)
-    deltas = 0
-    while deltas < position.deltas:
+    read = 0
+    while read < position.read_bytes:
         event = await call.read()
         assert isinstance(event, run_pb2.RunEvent), "the run goes on"
-        deltas += event.HasField("delta")
+        read += len(event.delta.text) + len(event.delta.tool_call.arguments)
     while upstream.bytes_sent < position.sent_bytes:  # noqa: ASYNC110 (the flood has no event at this point)
         await asyncio.sleep(0.01)
     asked = time.monotonic_ns()

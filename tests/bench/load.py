@@ -10,6 +10,7 @@ import re
 import struct
 import sys
 import time
+from typing import cast
 
 import uvloop
 
@@ -86,8 +87,7 @@ class Connection(asyncio.Protocol):
         self._next_stream = 1
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         settings = struct.pack(">HI", 4, 2**31 - 1) + struct.pack(">HI", 5, 2**20)
         window = _frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", 2**31 - 1 - 65535))
         transport.write(_PREFACE + _frame(_SETTINGS, 0, 0, settings) + window)

@@ -22,10 +22,9 @@ def child(arguments: Sequence[str], cores: set[int]) -> Iterator[tuple[subproces
     process = subprocess.Popen(
         [sys.executable, *arguments],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         text=True,
         cwd=_ROOT,
-        env={**os.environ, "PYTHONPATH": str(_ROOT / "tests")},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(_ROOT / "tests"), os.environ.get("PYTHONPATH", "")))},
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
     try:

@@ -39,8 +39,8 @@ def measure(streams: int, rate: int, seconds: int, rounds: int) -> str:
     """The table of one shape: medians of interleaved rounds."""
     figures: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     tokens = rate * seconds
-    with child(("-m", "bench.upstream"), other_cores()) as (_, port):
-        base_url = f"http://127.0.0.1:{port}/v1"
+    with child(("-m", "midstream_simulator", "--port", "0"), other_cores()) as (_, line):
+        base_url = f"http://{line.rpartition(' ')[2]}/v1"
         for _ in range(rounds):
             for kind in KINDS:
                 figures[kind].append(_round(kind, base_url, streams, tokens, rate))
@@ -49,9 +49,9 @@ def measure(streams: int, rate: int, seconds: int, rounds: int) -> str:
 
 def _round(kind: str, base_url: str, streams: int, tokens: int, rate: int) -> dict[str, float]:
     with _server(kind, base_url) as (process, port):
-        load(port, 1, 5, "up/paced-5-100")
+        load(port, 1, 5, "up/bench-n5-r100")
         before = cpu_seconds(process)
-        answer = load(port, streams, tokens, f"up/paced-{tokens}-{rate}")
+        answer = load(port, streams, tokens, f"up/bench-n{tokens}-r{rate}")
         answer["cpu_us"] = (cpu_seconds(process) - before) * 1e6 / max(1.0, answer["tokens"])
         return answer
 

@@ -203,6 +203,6 @@ async def _answer(operation: Callable[[RunStore], Awaitable[Any]], store: RunSto
 
 
 StoreMachine.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=20, stateful_step_count=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 test_all_stores_answer_alike = StoreMachine.TestCase

@@ -15,8 +15,13 @@ import pytest
 import pytest_asyncio
 
 from midstream_server.errors import UpstreamUnavailable
+from midstream_server.model import GenerationParameters, Message, Part, Prompt, Role, Text, TextDelta
+from midstream_server.upstreams.base import CallOptions, PartDelta, UpstreamCall
+from midstream_server.upstreams.http import HttpUpstream, HttpUpstreamConfig
+from midstream_server.upstreams.http_exchange import HttpClient
 from midstream_server.upstreams.local import EngineAddress, EngineMetrics, LocalEngine
-from midstream_server.upstreams.local_upstream import LOCAL_PROFILE
+from midstream_server.upstreams.local_upstream import LOCAL_PROFILE, LocalUpstream
+from midstream_server.upstreams.openai_chat import OpenAIChatDialect
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -45,7 +50,7 @@ async def completion(address: EngineAddress, prompt: str, **fields: Any) -> Asyn
     }
     headers = {"authorization": f"Bearer {address.api_key}", "connection": "close"}
     async with (
-        httpx.AsyncClient(trust_env=False, timeout=30) as client,
+        httpx.AsyncClient(verify=False, trust_env=False, timeout=30) as client,
         client.stream("POST", f"{address.base_url}/chat/completions", json=body, headers=headers) as response,
     ):
         assert response.status_code == 200, await response.aread()
@@ -154,7 +159,7 @@ async def test_partial_is_continued_where_it_was_cut(engine):
 async def test_nobody_without_the_key_is_served(engine):
     """Other users of this machine neither generate nor read prompts; only its health is public."""
     address = await engine.start()
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(verify=False, trust_env=False) as client:
         generate = await client.post(f"{address.base_url}/chat/completions", json={"messages": []})
         slots = await client.get(address.base_url.replace("/v1", "/slots"))
         page = await client.get(address.base_url.replace("/v1", "/"))
@@ -205,8 +210,69 @@ async def test_closing_leaves_no_process():
         await engine.start()
 
 
+async def test_abort_of_a_call_stops_the_engine(engine):
+    """Through the dialect and the HTTP policy, as a run does it."""
+    await engine.start()
+    before = await metrics_when(engine, is_idle)
+    text = ""
+
+    async with call_of(engine, "Tell me a long story about a river.", tokens=150) as call:
+        async for piece in texts(call):
+            text += piece
+            if len(text) > 60:
+                call.abort()
+    made = (await metrics_when(engine, is_idle)).predicted_tokens - before.predicted_tokens
+
+    assert call.attempts == 1
+    assert 5 < made < 60
+
+
+async def test_call_that_meets_a_dying_engine_gets_another(engine):
+    """The child was killed a moment ago: the call is answered all the same."""
+    await engine.start()
+    process_id = engine.process_id
+    assert process_id is not None
+
+    os.kill(process_id, signal.SIGKILL)
+    async with call_of(engine, "Say hello.", tokens=3) as call:
+        text = "".join([piece async for piece in texts(call)])
+
+    assert text
+    assert engine.process_id != process_id
+
+
+@asynccontextmanager
+async def call_of(engine: LocalEngine, text: str, *, tokens: int) -> AsyncIterator[UpstreamCall]:
+    """A call of the upstream, put together as in the server."""
+    client = HttpClient()
+
+    def make(base_url: str, api_key: str) -> HttpUpstream:
+        config = HttpUpstreamConfig(name="local", base_url=base_url, api_key=api_key, profile=LOCAL_PROFILE)
+        return HttpUpstream(config, OpenAIChatDialect(), client)
+
+    message = Message(role=Role.USER, parts=(Part(content=Text(text=text)),))
+    parameters = GenerationParameters(temperature=0, max_output_tokens=tokens)
+    prompt = Prompt(messages=(message,), parameters=parameters)
+    try:
+        async with LocalUpstream("local", engine, make).call("smollm2", prompt, CallOptions()) as call:
+            yield call
+    finally:
+        await client.aclose()
+
+
+async def texts(call: UpstreamCall) -> AsyncIterator[str]:
+    async for batch in call.batches():
+        for event in batch.events:
+            if isinstance(event, PartDelta) and isinstance(event.payload, TextDelta):
+                yield event.payload.text
+
+
 OWNER = """
 import asyncio
+from midstream_server.model import GenerationParameters, Message, Part, Prompt, Role, Text, TextDelta
+from midstream_server.upstreams.base import CallOptions, PartDelta, UpstreamCall
+from midstream_server.upstreams.http import HttpUpstream, HttpUpstreamConfig
+from midstream_server.upstreams.http_exchange import HttpClient
 from midstream_server.upstreams.local import LocalEngine
 
 async def main():

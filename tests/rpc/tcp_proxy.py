@@ -26,6 +26,8 @@ class TcpProxy:
         self._links: set[_Link] = set()
         self._is_refusing = False
         self._accepted = asyncio.Event()
+        self._flows = asyncio.Event()
+        self._flows.set()
         self.cut_after: int | None = None
         """Lose the next connection that carried so many messages to the client. 0: before its first answer."""
         self.cuts = 0
@@ -39,7 +41,8 @@ class TcpProxy:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._server.close()
-        self.cut()
+        for link in tuple(self._links):
+            link.reset()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -49,6 +52,14 @@ class TcpProxy:
         """Loses every connection at once."""
         for link in tuple(self._links):
             link.cut()
+
+    def freeze(self) -> None:
+        """Forwards nothing any more, and closes nothing: the peers are there, and silent."""
+        self._flows.clear()
+
+    async def may_forward(self) -> None:
+        """Waits while nothing is forwarded."""
+        await self._flows.wait()
 
     def refuse(self, *, is_refusing: bool = True) -> None:
         """Loses every new connection too, until told otherwise."""
@@ -106,6 +117,9 @@ class _Link:
 
     def cut(self) -> None:
         self._proxy.cuts += 1
+        self.reset()
+
+    def reset(self) -> None:
         _reset(self._client_writer)
         _reset(self._upstream_writer)
 
@@ -115,6 +129,7 @@ class _Link:
 
     async def _upward(self) -> None:
         while data := await self._client_reader.read(65536):
+            await self._proxy.may_forward()
             self._upstream_writer.write(data)
             await self._upstream_writer.drain()
         self._upstream_writer.close()
@@ -124,6 +139,7 @@ class _Link:
         while True:
             head = await self._upstream_reader.readexactly(_FRAME_HEAD)
             payload = await self._upstream_reader.readexactly(int.from_bytes(head[:3], "big"))
+            await self._proxy.may_forward()
             stream_id = int.from_bytes(head[5:], "big")
             keep = self._bytes_before_the_cut(head[3], stream_id, payload)
             if keep is None:

@@ -164,7 +164,7 @@ async def test_leaving_gives_up_on_a_server_that_does_not_answer(server: Scripte
         await anext(run)
         begin = loop.time()
 
-    assert 0.9 < loop.time() - begin < 2.5
+    assert 0.9 < loop.time() - begin < 5
     await server.until_left()
 
 

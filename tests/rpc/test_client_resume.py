@@ -19,8 +19,11 @@ TEXTS = ("He", "llo ", "wörld", "", " ☃")
 LOG = text_log(*TEXTS)
 
 
-def is_resumed(request: object, after: int) -> bool:
-    return request == generation_service_pb2.WatchRunRequest(run_id=request.run_id, after_sequence=after, claim=True)  # type: ignore[attr-defined]
+Request = generation_service_pb2.GenerateRequest | generation_service_pb2.WatchRunRequest
+
+
+def is_resumed(request: Request, after: int) -> bool:
+    return request == generation_service_pb2.WatchRunRequest(run_id=request.run_id, after_sequence=after, claim=True)
 
 
 @both
@@ -31,7 +34,7 @@ async def test_a_connection_lost_after_any_message_is_resumed(follow: Follow, cu
         proxy.cut_after = cut_after
         seen = await follow(proxy.address)
 
-    assert proxy.cuts >= 1
+    assert proxy.cuts == 1
     assert [each.sequence for each in seen.deltas] == [2, 3, 4, 5, 6]
     assert tuple(each.text for each in seen.deltas) == TEXTS
     assert seen.final == LOG[-1].finished.run

@@ -2,8 +2,9 @@
 
 import pytest
 
+from midstream_server.assembly import DIALECTS
 from midstream_server.cli.configuration import Configuration
-from midstream_server.cli.discovery import discover, ollama_address
+from midstream_server.cli.discovery import AVAILABLE_DIALECTS, discover, ollama_address
 from midstream_server.errors import InvalidSettings
 from midstream_server.settings import LocalSettings, Settings, UpstreamSettings
 
@@ -145,3 +146,8 @@ def test_an_address_of_ollama_that_is_none_is_refused_by_the_variables_name():
     """Not a traceback of somebody's URL parser."""
     with pytest.raises(InvalidSettings, match="OLLAMA_HOST"):
         ollama_address("127.0.0.1:port")
+
+
+def test_the_dialects_that_are_offered_are_those_that_are_built():
+    """Kept apart because `midstream config` need not load them."""
+    assert frozenset({*DIALECTS, "local"}) == AVAILABLE_DIALECTS

@@ -165,4 +165,4 @@ def test_a_list_takes_the_filters_that_exist():
     assert (request.state, request.page_size, request.page_token) == (run_pb2.RUN_STATE_FAILED, 7, "token")
     assert dict(request.labels) == {"a": "b"}
     with pytest.raises(TypeError, match="stat"):
-        list_request({"stat": RunState.FAILED}, "")  # type: ignore[typeddict-unknown-key]
+        list_request({"stat": RunState.FAILED}, "")  # type: ignore[typeddict-unknown-key]  # what is tested

@@ -1,13 +1,15 @@
 """Events and resources as bytes, and back; and the merging of a log for a reader that lags."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from google.protobuf.message import Message as WireMessage
 from google.rpc.error_details_pb2 import ErrorInfo
 from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import full_deltas, full_run, full_started
 from midstream.v1 import run_pb2 as wire
 from midstream_server.accumulator import MessageAccumulator
 from midstream_server.codec import (
@@ -25,10 +27,8 @@ from midstream_server.model import (
     Annotation,
     BlobDelta,
     CancelReason,
-    CancelReport,
     DeltaPayload,
     EventPayload,
-    FinishReason,
     Message,
     MessageDelta,
     Part,
@@ -39,15 +39,15 @@ from midstream_server.model import (
     Run,
     RunError,
     RunFinished,
+    RunProgress,
+    RunSnapshot,
     RunStarted,
     RunState,
     Text,
     TextDelta,
-    TokenCount,
     TokenLogprob,
     ToolCallDelta,
     Usage,
-    UsageSource,
 )
 from strategies import event_payloads, message_logs, numbers, runs, usages
 
@@ -77,15 +77,20 @@ def test_usage_decodes_to_what_was_encoded(usage: Usage):
     assert decode_usage(encode_usage(usage)) == usage
 
 
-def test_every_field_of_the_contract_is_written():
-    """A field that the codec forgets would be lost silently: each one of Run and MessageDelta is set by some value."""
-    run = wire.Run.FromString(encode_run(_full_run()))
-    delta = wire.RunEvent.FromString(encode_event(2, _full_delta())).delta
+def test_every_field_of_the_contract_is_written_and_read():
+    """A field that the codec forgets would be lost silently: together these values set every field that there is."""
+    payloads: list[EventPayload] = [
+        full_started(),
+        *full_deltas(),
+        RunFinished(run=full_run()),
+        RunSnapshot(run=full_run()),
+        RunProgress(state=RunState.STOPPING, cancel_reason=CancelReason.BUDGET, usage=full_run().usage),
+    ]
 
-    assert {field.name for field in wire.Run.DESCRIPTOR.fields} == {field.name for field, _ in run.ListFields()}
-    assert {field.name for field in wire.MessageDelta.DESCRIPTOR.fields if not field.containing_oneof} == {
-        field.name for field, _ in delta.ListFields() if not field.containing_oneof
-    }
+    events = [encode_event(3, payload, 2) for payload in payloads]
+
+    assert {field for event in events for field in _fields_set(wire.RunEvent.FromString(event))} == _fields_of_events()
+    assert [decode_event(event).payload for event in events] == payloads
 
 
 # --- Errors ----------------------------------------------------------------------------------------------------------
@@ -185,7 +190,7 @@ def test_a_part_of_an_unknown_kind_keeps_its_index_and_state():
 # --- Merging ---------------------------------------------------------------------------------------------------------
 
 
-@given(log=message_logs(), max_payload_bytes=st.integers(0, 200))
+@given(log=message_logs, max_payload_bytes=st.integers(0, 200))
 def test_merged_entries_fold_to_the_same_message(log: list[MessageDelta], max_payload_bytes: int):
     """A reader that got merged events has the message and the log probabilities of one that did not."""
     merged = _deltas(merge_entries(_entries(log), max_payload_bytes))
@@ -194,7 +199,7 @@ def test_merged_entries_fold_to_the_same_message(log: list[MessageDelta], max_pa
     assert _logprobs(merged) == _logprobs(log)
 
 
-@given(log=message_logs(), max_payload_bytes=st.integers(0, 200))
+@given(log=message_logs, max_payload_bytes=st.integers(0, 200))
 def test_merged_entries_tile_the_sequences(log: list[MessageDelta], max_payload_bytes: int):
     """Spans follow each other without a gap; an entry that stays alone stays as it is, byte for byte."""
     entries = _entries(log)
@@ -210,7 +215,7 @@ def test_merged_entries_tile_the_sequences(log: list[MessageDelta], max_payload_
     assert expected_first == 2 + len(log)
 
 
-@given(log=message_logs())
+@given(log=message_logs)
 def test_merged_offsets_follow_each_other(log: list[MessageDelta]):
     """A merged delta begins where the bytes of its part so far end."""
     sizes: dict[int, int] = {}
@@ -392,47 +397,26 @@ def _run(**fields: Any) -> Run:
     return Run(run_id="a", state=RunState.FAILED, create_time=1, **fields)
 
 
-def _full_delta() -> MessageDelta:
-    return MessageDelta(
-        part_index=1,
-        offset=1,
-        payload=TextDelta("a"),
-        part_end=PartState.COMPLETE,
-        provider_state=_STATE,
-        annotations=(Annotation(type="a"),),
-        logprobs=(TokenLogprob(token="a", logprob=-1.0),),
-    )
+def _fields_set(message: WireMessage) -> Iterator[str]:
+    """The names of all fields that are set in a message and in the messages in it."""
+    for field, value in message.ListFields():
+        if not field.full_name.startswith("midstream.v1."):
+            return
+        yield field.full_name
+        if field.message_type is None or field.message_type.GetOptions().map_entry:
+            continue
+        for each in value if field.is_repeated else [value]:
+            yield from _fields_set(each)
 
 
-def _full_run() -> Run:
-    usage = Usage(output=TokenCount(value=1, source=UsageSource.ESTIMATED))
-    return Run(
-        run_id="a",
-        state=RunState.FAILED,
-        finish_reason=FinishReason.STOP,
-        raw_finish_reason="stop",
-        cancel_reason=CancelReason.REQUESTED,
-        error=RunError(reason="INTERNAL", message="a", retryable=False),
-        message=Message(role=Role.ASSISTANT, parts=()),
-        usage=usage,
-        settlement=usage,
-        cancel=CancelReport(requested_by="a", reason="b", request_time=1),
-        last_sequence=1,
-        model="a/b",
-        upstream="a",
-        upstream_model="b",
-        upstream_request_id="c",
-        attempts=1,
-        labels={"a": "b"},
-        conversation_id="d",
-        parent_run_id="e",
-        continued_from="f",
-        superseded_by_run_id="g",
-        superseded_run_ids=("h",),
-        create_time=1,
-        start_time=2,
-        first_delta_time=3,
-        end_time=4,
-        expire_time=5,
-        provider_metadata={"a": "b"},
-    )
+def _fields_of_events() -> set[str]:
+    """The names of all fields of ours that an event can hold. A Timestamp, a Duration and a Status are values."""
+    seen: set[str] = set()
+    pending = [wire.RunEvent.DESCRIPTOR]
+    while pending:
+        for field in pending.pop().fields:
+            kind = field.message_type
+            if field.full_name not in seen and kind is not None and kind.file.package == "midstream.v1":
+                pending.append(kind)
+            seen.add(field.full_name)
+    return {name for name in seen if name.startswith("midstream.v1.") and "Entry." not in name}

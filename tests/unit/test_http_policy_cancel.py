@@ -5,10 +5,12 @@ import ssl
 
 import pytest
 import trustme
+import uvloop
 
 from http_calls import Caller, calling, passed
 from midstream_server.model import Message, Part, Prompt, Role, Text
 from midstream_server.upstreams.base import CallOptions
+from midstream_server.upstreams.http_call import HttpCall
 from midstream_server.upstreams.http_exchange import HttpClient
 from raw_server import PATIENCE_SECONDS, RawConnection, RawServer, chunk, stream_head, text_event, whole
 
@@ -38,9 +40,7 @@ async def _stall(server: RawServer, position: str) -> RawConnection:
 POSITIONS = ["before headers", "before first token", "mid token", "between tokens"]
 
 
-@pytest.mark.parametrize("position", POSITIONS)
-async def test_abort_closes_the_connection(server: RawServer, position: str):
-    """Wherever the upstream stalls, it sees the close, and the iteration ends by itself with what had come."""
+async def _check_abort(server: RawServer, position: str) -> None:
     async with calling(server) as caller:
         reading = caller.start()
         connection = await _stall(server, position)
@@ -55,6 +55,26 @@ async def test_abort_closes_the_connection(server: RawServer, position: str):
         assert reading.folded.text() == said
         assert reading.call.attempts == 1
         assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+async def test_abort_closes_the_connection(server: RawServer, position: str):
+    """Wherever the upstream stalls, it sees the close, and the iteration ends by itself with what had come."""
+    await _check_abort(server, position)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_abort_closes_the_connection_on_uvloop(position: str):
+    """The same on the loop that the server runs on."""
+
+    async def check() -> None:
+        server = RawServer()
+        await server.start()
+        await _check_abort(server, position)
+        await server.stop()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(check())
 
 
 @pytest.mark.parametrize("position", POSITIONS)
@@ -230,24 +250,30 @@ async def test_abort_ends_the_reading_of_an_error(server: RawServer):
 
 
 async def test_abort_after_the_end_leaves_the_pool_alone(server: RawServer):
-    """A connection that another call uses now is not ours to close."""
-    async with calling(server) as caller:
-        first = caller.start()
+    """A connection that went back to the pool, and carries another call now, is not ours to close."""
+    end = chunk(text_event("", "stop")) + b"0\r\n\r\n"
+    async with calling(server) as caller, caller.call() as first:
+        reading = asyncio.ensure_future(_drain(first))
         connection = await _stall(server, "between tokens")
-        connection.send(chunk(text_event("", "stop")) + b"0\r\n\r\n")
-        await first.ended()
+        connection.send(end)
+        await reading
         second = caller.start()
         await connection.request()
         connection.send(stream_head() + chunk(text_event("again")))
         await second.text("again")
 
-        first.call.abort()
-        connection.send(chunk(text_event("", "stop")) + b"0\r\n\r\n")
+        first.abort()
+        connection.send(end)
         await second.ended()
 
         assert second.failure is None
         assert [finish.raw for finish in second.folded.finishes] == ["stop"]
         assert len(server.connections) == 1
+
+
+async def _drain(call: HttpCall) -> None:
+    async for _ in call.batches():
+        pass
 
 
 async def test_abort_is_idempotent(server: RawServer):

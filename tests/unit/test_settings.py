@@ -1,11 +1,13 @@
 """The settings, and how a file, variables and flags become them."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from midstream_server.cli.configuration import check_routes, load, with_keys
+from midstream_server.cli.serve import tree_of
 from midstream_server.errors import InvalidSettings
 from midstream_server.settings import Settings, is_loopback, parse_duration, split_address
 
@@ -164,6 +166,11 @@ def test_settings_made_directly_read_no_variable(monkeypatch):
 def test_durations_have_a_number_and_a_unit(text, seconds):
     """Each unit counts what it says."""
     assert parse_duration(text) == seconds
+
+
+def test_a_timedelta_is_a_duration():
+    """For settings made in Python."""
+    assert Settings(max_run_time=timedelta(seconds=2)).max_run_time == 2.0  # type: ignore[arg-type]  # parsed
 
 
 @pytest.mark.parametrize("text", ["30", 30, "s", "1 s", "-1s", "1w", "", "٣s", None, True, "1e3s", "1s1s"])
@@ -388,7 +395,7 @@ def test_passwords_in_addresses_are_not_shown(config):
     """Neither a store's password nor one in a base_url that is refused for it."""
     settings = Settings(store="valkey://user:secret@host:6379/0")
 
-    assert "secret" not in repr(settings) + settings.store_shown
+    assert "secret" not in repr(settings) + settings.store_shown + str(tree_of(settings))
     assert settings.store_shown == "valkey://***@host:6379/0"
     refused = refusal(config("[upstreams.a]\ndialect = 'openai-chat'\nbase_url = 'http://u:secret@x'"))
     assert "secret" not in refused

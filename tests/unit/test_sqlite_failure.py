@@ -11,7 +11,19 @@ from typing import Any
 
 import pytest
 
-from contract.store_cases import KEY, NOW, OWNER, SECOND, append, cancel, early_cancel, seal, start_run, whole_log
+from contract.store_cases import (
+    KEY,
+    NOW,
+    OWNER,
+    SECOND,
+    append,
+    cancel,
+    early_cancel,
+    record_of,
+    seal,
+    start_run,
+    whole_log,
+)
 from midstream_server.errors import StoreUnavailable
 from midstream_server.model import CancelReason, RunKey
 from midstream_server.stores import sqlite_log, sqlite_tables
@@ -115,6 +127,32 @@ async def test_disk_that_fails_at_any_moment_spoils_nothing(tmp_path, monkeypatc
             break
 
     assert failures >= len(SCRIPT) - 1
+
+
+async def test_what_failed_and_is_not_repeated_has_not_happened(tmp_path):
+    """Neither in the file nor in what the thread remembers of live runs."""
+    with faulty_disk() as disk:
+        async with _sqlite(tmp_path / "runs.db") as store:
+            await store.start(start_run())
+            before = await record_of(store)
+            disk.failing_write = 0
+            for operation in (
+                store.record_intent(cancel()),
+                store.take_over(KEY, "replica-2", 1),
+                store.append([append(1, b"lost")]),
+                store.seal(seal(1)),
+                store.start(start_run(OTHER)),
+            ):
+                with pytest.raises(StoreUnavailable):
+                    await operation
+            disk.failing_write = None
+
+            results = await store.append([append(1, b"a"), append(1, b"b", key=OTHER)])
+
+            assert [(result.accepted, result.intent) for result in results] == [(True, None), (False, None)]
+            assert list(await store.orphans("replica-9", 10)) == [KEY]
+            assert await store.get(KEY) == replace(before, last_sequence=2)
+            assert await whole_log(store) == [b"started", b"a"]
 
 
 @contextmanager

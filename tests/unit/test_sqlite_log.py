@@ -115,6 +115,43 @@ async def test_log_of_an_ended_run_is_few_rows(store):
     assert await _number(store, "SELECT count(*) FROM chunk") <= 2 + 1_001 * 94 // sqlite_log.CHUNK_BYTES
 
 
+async def test_deleted_content_is_in_no_table(store):
+    """The log at once, and what the journal holds of it with the second sweep; a live run loses nothing."""
+    await store.start(start_run(IDLE))
+    await store.start(start_run())
+    await store.append([append(1, b"secret"), append(1, b"kept", key=IDLE)])
+    await store.seal(seal(2))
+
+    await store.delete(KEY, NOW, NOW + SECOND)
+    chunks = await _number(store, "SELECT count(*) FROM chunk WHERE instr(entries, CAST('secret' AS BLOB))")
+    await store.expire(NOW, 60.0, 10)
+    await store.expire(NOW, 60.0, 10)
+    rows = await _number(store, "SELECT count(*) FROM journal WHERE instr(pieces, CAST('secret' AS BLOB))")
+
+    assert (chunks, rows) == (0, 0)
+    assert await whole_log(store, IDLE) == [b"started", b"kept"]
+
+
+async def test_many_quiet_runs_are_moved_out_of_the_journal_a_few_at_a_time(store, monkeypatch, tmp_path):
+    """No transaction is long, and after a restart all is there."""
+    monkeypatch.setattr(sqlite_log, "FLUSHED_AT_ONCE", 3)
+    keys = [RunKey("default", f"run-{n}") for n in range(10)]
+    for key in keys:
+        await store.start(start_run(key))
+    await store.expire(NOW, 60.0, 10)  # sets the mark behind them
+
+    steps = [await store._writer.call(SqliteTables.clear_journal) for _ in range(4)]
+    left = await _number(store, "SELECT count(*) FROM journal")
+    await store.close()
+
+    assert steps == [False, False, False, True]
+    assert left == 0
+    again = SqliteRunStore(tmp_path / "runs.db", durability="process")
+    await again.open()
+    assert [await whole_log(again, key) for key in keys] == [[b"started"]] * 10
+    await again.close()
+
+
 async def test_write_ahead_log_stays_short(store, tmp_path, monkeypatch):
     """It is carried into the file when the thread has nothing else to do, and at the latest at twice that."""
     monkeypatch.setattr(sqlite_tables, "IDLE_CHECKPOINT_PAGES", 100)
@@ -137,6 +174,7 @@ async def test_expiry_and_lists_let_others_in_between(store, monkeypatch):
         key = RunKey("default", f"run-{number}")
         await store.start(start_run(key))
         await store.seal(seal(1, key=key, expire_time=NOW + SECOND))
+    first = await store._writer.call(lambda tables: tables.expire_slice(NOW + SECOND, 60.0, 20))
     done = []
 
     async def note(name, operation) -> None:
@@ -150,9 +188,10 @@ async def test_expiry_and_lists_let_others_in_between(store, monkeypatch):
         note("probe", store.probe()),
     )
 
+    assert first == 1
     assert done[0] == "probe"
     assert sorted(done) == ["expiry", "list", "probe"]
-    assert await _number(store, "SELECT count(*) FROM run WHERE phase = 3") == 20
+    assert await _number(store, "SELECT count(*) FROM run WHERE phase = 3") == 21
 
 
 @pytest.mark.parametrize(

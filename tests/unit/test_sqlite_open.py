@@ -8,8 +8,9 @@ from pathlib import Path
 import apsw
 import pytest
 
-from contract.store_cases import KEY, start_run, whole_log
+from contract.store_cases import KEY, seal, start_run, whole_log
 from midstream_server.errors import InvalidSettings, StoreCorrupt, StoreLocked, StoreUnavailable
+from midstream_server.model import RunKey
 from midstream_server.stores import sqlite_schema
 from midstream_server.stores.sqlite import SqliteRunStore
 
@@ -160,12 +161,12 @@ async def test_file_of_a_later_version_is_left_alone(tmp_path):
 
 
 async def test_damaged_file_is_recognised(tmp_path):
-    """Pages in the middle are overwritten, or the end is missing."""
+    """The last page is missing, or pages in the middle are overwritten."""
     path = tmp_path / "runs.db"
     await _filled(path)
     whole = path.read_bytes()
 
-    for damaged in (whole[: len(whole) // 2], whole[:4_096] + os.urandom(20_000) + whole[24_096:]):
+    for damaged in (whole[:-4_096], whole[:4_096] + os.urandom(20_000) + whole[24_096:]):
         path.write_bytes(damaged)
         with pytest.raises(StoreCorrupt, match="damaged"):
             await _store(path).open()
@@ -173,6 +174,26 @@ async def test_damaged_file_is_recognised(tmp_path):
     store = _store(path)
     await store.open()
     await store.close()
+
+
+async def test_damage_that_opening_would_not_meet_is_recognised_too(tmp_path):
+    """A leaf of the table of runs is overwritten; nothing at open reads it but the check."""
+    path = tmp_path / "runs.db"
+    store = _store(path)
+    await store.open()
+    for number in range(100):
+        key = RunKey("default", f"run-{number}")
+        await store.start(start_run(key))
+        await store.seal(seal(1, key=key))
+    await store.close()
+    with apsw.Connection(str(path)) as connection:
+        page = connection.execute("SELECT max(pageno) FROM dbstat WHERE name = 'run' AND pagetype = 'leaf'").get
+    connection.close()
+    content = path.read_bytes()
+    path.write_bytes(content[: (page - 1) * 4_096] + b"\xaa" * 4_096 + content[page * 4_096 :])
+
+    with pytest.raises(StoreCorrupt, match="damaged"):
+        await _store(path).open()
 
 
 async def test_journal_that_cannot_be_read_is_damage(tmp_path):

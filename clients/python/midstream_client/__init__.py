@@ -6,6 +6,7 @@
 
 from midstream.v1.generation_service_pb2 import GenerationParameters, Model, ResponseFormat, Tool, ToolChoice
 from midstream.v1.run_pb2 import DetachPolicy, Message, Part, Run, RunLimits, Usage
+from midstream_client._requests import GenerateOptions, ListFilters
 from midstream_client.aio import AsyncClient
 from midstream_client.async_stream import AsyncRunStream
 from midstream_client.client import Client
@@ -48,7 +49,9 @@ __all__ = [
     "DetachPolicy",
     "FieldViolation",
     "FinishReason",
+    "GenerateOptions",
     "GenerationParameters",
+    "ListFilters",
     "Message",
     "MessageView",
     "MidstreamClientError",

@@ -241,7 +241,9 @@ class AsyncRunStream:
         transport = self._control.transport()
         request = cancel_request(self.run_id, LEAVE_REASON, 0.0)
         try:
-            await transport.control.Cancel(request, timeout=LEAVE_SECONDS, metadata=transport.metadata)
+            await transport.control.Cancel(
+                request, timeout=LEAVE_SECONDS, wait_for_ready=True, metadata=transport.metadata
+            )
         except (grpc.RpcError, grpc.aio.UsageError, asyncio.CancelledError) as error:
             # CancelledError: the channel was closed meanwhile; nobody else can cancel the task that runs this.
             logger.warning("run %s: the stop did not reach the server: %r", self.run_id, error)

@@ -224,10 +224,10 @@ class RunStream:
         return False
 
     def _stop(self) -> None:
+        request = cancel_request(self.run_id, LEAVE_REASON, 0.0)
+        cancel, metadata = self._transport.control.Cancel, self._transport.metadata
         try:
-            self._transport.control.Cancel(
-                cancel_request(self.run_id, LEAVE_REASON, 0.0), timeout=LEAVE_SECONDS, metadata=self._transport.metadata
-            )
+            cancel(request, timeout=LEAVE_SECONDS, wait_for_ready=True, metadata=metadata)
         except (grpc.RpcError, ValueError) as error:  # ValueError: the client was closed before the stream
             logger.warning("run %s: the stop did not reach the server: %r", self.run_id, error)
 

@@ -1,5 +1,6 @@
 """The command line: what each command takes. What a command does is loaded when it runs, so that help is quick."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +49,10 @@ def common(
 
 def main() -> None:
     """The entry point."""
+    # gRPC remarks on standard error that a child was started, or a port taken; we never fork without an exec, and say
+    # in our own words what went wrong.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     app(prog_name="midstream")
 
 

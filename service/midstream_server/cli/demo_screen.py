@@ -9,7 +9,7 @@ from midstream_client import CancelOutcome, CancelResult
 from midstream_server.cli import terminal
 from midstream_server.cli.present import text_of
 
-_LABEL_WIDTH = 12
+_LABEL_WIDTH = 14
 _MOST_OVERSHOOT = 8
 """Tokens that the engine may make after the stop: it looks for a hang-up once per token; a busy machine adds some."""
 
@@ -65,8 +65,10 @@ def examine(stop: Stop) -> Sequence[Promise]:
         ),
         Promise(
             closed is not None,
-            f"the model's connection was closed {closed or 0:.1f} ms after the Cancel arrived; "
-            f"the answer took {stop.reply_seconds * 1000:.0f} ms",
+            f"the model's connection was closed {closed:.1f} ms after the Cancel arrived; "
+            f"the answer took {stop.reply_seconds * 1000:.0f} ms"
+            if closed is not None
+            else "there was no connection left to close",
         ),
         Promise(
             bool(streamed) and reply == streamed,
@@ -88,8 +90,7 @@ class Screen:
         self._out = terminal.answers()
         self._width = min(100, shutil.get_terminal_size().columns) - 4
         self._column = 0
-        self._out.line()
-        self._out.write("  Midstream", terminal.BOLD)
+        self._out.write("\n  Midstream", terminal.BOLD)
         self._out.write("  a real model, stopped midstream from another connection; its text is kept\n\n", terminal.DIM)
 
     def fact(self, label: str, value: str) -> None:
@@ -99,30 +100,30 @@ class Screen:
 
     def question(self, run_id: str, prompt: str) -> None:
         """The run begins."""
-        self.fact("run", run_id)
-        self.fact("A Generate", prompt)
+        self.fact("connection A", f"Generate: “{prompt}”")
+        self.fact("", f"run {run_id}")
         self._out.write("\n")
         self._begin_line()
 
     def text(self, piece: str) -> None:
         """More of the answer, wrapped for reading; what is compared later is not what is shown."""
-        for line_number, line in enumerate(piece.split("\n")):
-            if line_number:
-                self._begin_line()
+        for number, line in enumerate(piece.split("\n")):
+            if number:
+                self._next_line()
             if self._column + len(line) > self._width and self._column:
-                self._begin_line()
+                self._next_line()
                 line = line.lstrip(" ")
             self._out.write(line)
             self._column += len(line)
 
     def scissors(self, deltas: int) -> None:
         """The second connection stops the run."""
-        self._out.write(f"  ✂ after {deltas} deltas\n\n", terminal.YELLOW)
-        self.fact("B Cancel", "from a second connection")
+        self._out.write(" ✂\n\n", terminal.YELLOW)
+        self.fact("connection B", f"Cancel, after {deltas} deltas")
 
     def verdict(self, promises: Sequence[Promise], seconds: float) -> None:
         """What held."""
-        self._out.line()
+        self._out.write("\n")
         for promise in promises:
             mark, style = ("✓", terminal.GREEN) if promise.held else ("✗", terminal.RED)
             self._out.write(f"  {mark} ", style)
@@ -134,7 +135,10 @@ class Screen:
                 "  Next: midstream serve, and midstream run local/smollm2 'Hello' beside it.\n\n", terminal.DIM
             )
 
+    def _next_line(self) -> None:
+        self._out.write("\n")
+        self._begin_line()
+
     def _begin_line(self) -> None:
-        self._out.write("\n" if self._column else "")
         self._out.write("  │ ", terminal.DIM)
         self._column = 0

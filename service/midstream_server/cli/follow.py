@@ -46,11 +46,11 @@ class TextPrinter:
         """Shows a delta at once."""
         if delta.reasoning:
             if self._share_a_line and not self._answers.at_line_start:
-                self._answers.line()
+                self._answers.end_line()
             self._remarks.write(delta.reasoning, terminal.DIM)
         elif delta.text or delta.refusal:
             if self._share_a_line and not self._remarks.at_line_start:
-                self._remarks.line()
+                self._remarks.end_line()
             self._answers.write(delta.text or delta.refusal)
 
     def finish(self, run: run_pb2.Run, started: run_pb2.RunStarted | None, last_sequence: int) -> None:

@@ -1,30 +1,24 @@
 """`midstream run` and `midstream watch`: follow a run in the terminal."""
 
 import asyncio
-import socket
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from midstream_client import AsyncClient
-from midstream_server.cli import terminal
 from midstream_server.cli.follow import JsonPrinter, Session, TextPrinter
-from midstream_server.settings import split_address
-
-_CONNECT_SECONDS = 3.0
+from midstream_server.cli.outcome import require_server
 
 
 def run(server: str, model: str, prompt: str, options: Mapping[str, Any], *, json_output: bool) -> int:
     """Starts a run, or attaches to it, and shows it to its end."""
-    if not is_reachable(server):
-        return _nobody_there(server)
+    require_server(server)
     return asyncio.run(_run(server, model, prompt, options, json_output=json_output))
 
 
 def watch(server: str, run_id: str, *, after: int | None, snapshot: bool, claim: bool, json_output: bool) -> int:
     """Shows a run that exists."""
-    if not is_reachable(server):
-        return _nobody_there(server)
+    require_server(server)
     return asyncio.run(_watch(server, run_id, after, snapshot=snapshot, claim=claim, json_output=json_output))
 
 
@@ -35,22 +29,6 @@ def read_prompt(prompt: str | None) -> str | None:
     if prompt is None and sys.stdin.isatty():
         return None
     return sys.stdin.buffer.read().decode("utf-8", errors="replace")
-
-
-def is_reachable(server: str) -> bool:
-    """Whether something accepts connections there: told at once, where the client would go on trying."""
-    try:
-        socket.create_connection(split_address(server), timeout=_CONNECT_SECONDS).close()
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _nobody_there(server: str) -> int:
-    terminal.complain(
-        f"there is no Midstream at {server}; start one with 'midstream serve', or name another with --server"
-    )
-    return terminal.FAILED
 
 
 async def _run(server: str, model: str, prompt: str, options: Mapping[str, Any], *, json_output: bool) -> int:

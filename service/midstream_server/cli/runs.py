@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from midstream_client import CancelOutcome, Client, MessageView, RunState
 from midstream_server.cli import terminal
+from midstream_server.cli.outcome import require_server
 from midstream_server.cli.present import as_json, show_run, state_word, when
 
 _PATIENCE_SECONDS = 30 * 86400.0
@@ -12,7 +13,7 @@ _PATIENCE_SECONDS = 30 * 86400.0
 
 def get(server: str, run_id: str, *, wait: bool, replay: bool, json_output: bool) -> int:
     """Shows a run; with `wait` only once it has ended."""
-    with Client(server) as client:
+    with _connected(server) as client:
         run = client.get(
             run_id,
             view=MessageView.REPLAY if replay else MessageView.AS_STREAMED,
@@ -27,7 +28,7 @@ def get(server: str, run_id: str, *, wait: bool, replay: bool, json_output: bool
 
 def cancel(server: str, run_id: str, *, reason: str, wait: float | None, json_output: bool) -> int:
     """Stops a run and shows what it made."""
-    with Client(server) as client:
+    with _connected(server) as client:
         result = client.cancel(run_id, reason, wait)
     if json_output:
         outcome = CancelOutcome(result.outcome).name
@@ -47,13 +48,18 @@ def cancel(server: str, run_id: str, *, reason: str, wait: float | None, json_ou
 
 def delete(server: str, run_id: str, *, json_output: bool) -> int:
     """Deletes what an ended run made."""
-    with Client(server) as client:
+    with _connected(server) as client:
         client.delete(run_id)
     if json_output:
         terminal.print_json({})
     elif terminal.remarks().is_terminal:
         terminal.remarks().line(f"deleted what run {run_id} had made; its id stays taken for 24 h", terminal.DIM)
     return terminal.OK
+
+
+def _connected(server: str) -> Client:
+    require_server(server)
+    return Client(server)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +75,7 @@ class Filters:
 def list_runs(server: str, filters: Filters, *, limit: int, json_output: bool) -> int:
     """Lists runs, newest first."""
     shown: list[list[str]] = []
-    with Client(server) as client:
+    with _connected(server) as client:
         runs = client.list(
             state=RunState[filters.state.upper()] if filters.state else None,
             conversation_id=filters.conversation_id,
@@ -89,7 +95,7 @@ def list_runs(server: str, filters: Filters, *, limit: int, json_output: bool) -
 
 def models(server: str, *, json_output: bool) -> int:
     """Lists the models that can be named."""
-    with Client(server) as client:
+    with _connected(server) as client:
         answer = client.models()
     if json_output:
         terminal.print_json(as_json(answer))

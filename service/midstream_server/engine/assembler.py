@@ -83,8 +83,10 @@ class MessageAssembler:
     def _payloads(self, part: _OpenPart, delta: PartDelta) -> list[DeltaPayload | None]:
         payload = delta.payload
         closes = delta.part_end is not None
+        if payload is None and closes and part.held:
+            payload = _empty(part.kind)
         if payload is None:
-            return [_with_text(part.kind, "\ufffd")] if closes and part.kind and self._release(part) else []
+            return []
         part.kind = part.kind or type(payload)
         if isinstance(payload, BlobDelta):
             return list(_split_blob(payload))
@@ -124,7 +126,11 @@ class MessageAssembler:
             deltas[0] = dataclasses.replace(deltas[0], logprobs=delta.logprobs)
         if delta.part_end is not None or delta.provider_state is not None or delta.annotations:
             state = delta.part_end
-            if state is PartState.COMPLETE and part.kind is ToolCallDelta and not is_json_object("".join(part.arguments)):
+            if (
+                state is PartState.COMPLETE
+                and part.kind is ToolCallDelta
+                and not is_json_object("".join(part.arguments))
+            ):
                 state = PartState.MALFORMED
             deltas[-1] = dataclasses.replace(
                 deltas[-1], part_end=state, provider_state=delta.provider_state, annotations=delta.annotations
@@ -162,7 +168,9 @@ def _split_text(text: str) -> list[str]:
 def _split_blob(payload: BlobDelta) -> list[BlobDelta]:
     if len(payload.data) <= MAX_PAYLOAD_BYTES:
         return [payload]
-    pieces = [payload.data[start : start + MAX_PAYLOAD_BYTES] for start in range(0, len(payload.data), MAX_PAYLOAD_BYTES)]
+    pieces = [
+        payload.data[start : start + MAX_PAYLOAD_BYTES] for start in range(0, len(payload.data), MAX_PAYLOAD_BYTES)
+    ]
     return [dataclasses.replace(payload, data=pieces[0]), *(BlobDelta(data=piece) for piece in pieces[1:])]
 
 

@@ -55,10 +55,13 @@ class ClaimKeeper:
             run.claims.add(claim.claim_id)
 
     def forget(self, claim: Claim) -> None:
-        """The store did not add it."""
+        """The store did not add it; others may have left meanwhile."""
         run = self._live.get(claim.key)
-        if run is not None:
-            run.claims.discard(claim.claim_id)
+        if run is None:
+            return
+        run.claims.discard(claim.claim_id)
+        if self._is_unclaimed(run) and claim.key not in self._grace:
+            self._abandon(run, claim.reason, self._clock.now())
 
     def hold(self, claim: Claim) -> None:
         """The stream is there: its claim counts, and a grace clock stops."""

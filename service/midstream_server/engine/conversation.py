@@ -1,13 +1,16 @@
 """Conversations: the ordered set of their live runs, and what a new run does about the ones before it."""
 
+import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from midstream_server.clock import Clock
 from midstream_server.engine.directory import RunDirectory
 from midstream_server.engine.live_run import LiveRun
-from midstream_server.errors import ConversationBusy
+from midstream_server.engine.store_guard import RETRY_SECONDS, StoreGuard
+from midstream_server.errors import ConversationBusy, StoreUnavailable
 from midstream_server.model import CancelIntent, CancelReason, ConversationPolicy, RunKey, RunSpec
-from midstream_server.stores.base import IntentOutcome, RecordPhase
+from midstream_server.stores.base import RecordPhase
 
 SUPERSEDED_BY = "conversation"
 
@@ -15,30 +18,40 @@ SUPERSEDED_BY = "conversation"
 async def join(directory: RunDirectory, key: RunKey, spec: RunSpec, now: int) -> Sequence[RunKey]:
     """Makes a run the last member of its conversation; the live members before it that it has to wait for.
 
+    Whatever it raises, the run may have joined.
+
     Raises:
-        ConversationBusy: the policy is REJECT and there are some; the run has left again.
+        ConversationBusy: the policy is REJECT and there are some.
     """
     if not spec.conversation_id:
         return ()
-    store = directory.store
-    earlier = await store.join_conversation(key.tenant, spec.conversation_id, key.run_id, now)
-    live: list[RunKey] = []
-    for run_id in earlier:
-        member = RunKey(key.tenant, run_id)
-        record = await store.get(member)
-        if record is not None and record.phase is RecordPhase.LIVE:
-            live.append(member)
+    earlier = await directory.store.join_conversation(key.tenant, spec.conversation_id, key.run_id, now)
+    if spec.on_conflict is ConversationPolicy.ALLOW:
+        return ()
+    members = [RunKey(key.tenant, run_id) for run_id in earlier]
+    live = [member for member in members if await _is_live(directory, member)]
     if live and spec.on_conflict is ConversationPolicy.REJECT:
-        await store.leave_conversation(key.tenant, spec.conversation_id, key.run_id)
         raise ConversationBusy(metadata={"run_ids": ",".join(member.run_id for member in live)[:1024]})
-    return [] if spec.on_conflict is ConversationPolicy.ALLOW else live
+    return live
+
+
+async def _is_live(directory: RunDirectory, member: RunKey) -> bool:
+    # A member that joined before us and has no record yet is about to get one: it is not to be overlooked.
+    starting = directory.starting.get(member)
+    if starting is not None:
+        await asyncio.wait({starting})
+    record = await directory.store.get(member)
+    return record is not None and record.phase is RecordPhase.LIVE
 
 
 class Turn:
     """The wait of one run for the members of its conversation before it."""
 
-    def __init__(self, directory: RunDirectory, clock: Clock, run: LiveRun, predecessors: Sequence[RunKey]) -> None:
+    def __init__(
+        self, directory: RunDirectory, guard: StoreGuard, clock: Clock, run: LiveRun, predecessors: Sequence[RunKey]
+    ) -> None:
         self._directory = directory
+        self._guard = guard
         self._clock = clock
         self._run = run
         self._predecessors = predecessors
@@ -46,19 +59,36 @@ class Turn:
     async def wait(self) -> None:
         """Returns when all of them have ended; with SUPERSEDE it stops them first. A cancel leaves them stopped."""
         if self._run.spec.on_conflict is ConversationPolicy.SUPERSEDE:
-            for member in self._predecessors:
-                await self._supersede(member)
+            await self._supersede()
         for member in self._predecessors:
-            await self._directory.wait_for_end(member, None)
+            await self._end_of(member)
 
-    async def _supersede(self, member: RunKey) -> None:
-        run_id = self._run.key.run_id
+    async def _supersede(self) -> None:
         intent = CancelIntent(
             reason=CancelReason.SUPERSEDED,
             requested_by=SUPERSEDED_BY,
             request_time=self._clock.now(),
-            superseded_by_run_id=run_id,
+            superseded_by_run_id=self._run.key.run_id,
         )
-        result = await self._directory.ask_to_stop(member, intent)
-        if result.outcome is IntentOutcome.RECORDED:
+        elsewhere = [member for member in self._predecessors if not self._supersede_here(member, intent)]
+        for member in self._predecessors:
+            result = await self._guard.insist(partial(self._directory.ask_to_stop, member, intent))
+            if member in elsewhere and result.record is not None and result.record.intent == intent:
+                self._run.superseded_run_ids.append(member.run_id)
+
+    def _supersede_here(self, member: RunKey, intent: CancelIntent) -> bool:
+        """Stops a run of this process at once. Each names the other, or, if it was stopped otherwise, neither does."""
+        run = self._directory.live.get(member)
+        if run is None:
+            return False
+        run.stop(intent)
+        if run.verdict.intent is intent:
             self._run.superseded_run_ids.append(member.run_id)
+        return True
+
+    async def _end_of(self, member: RunKey) -> None:
+        while True:
+            try:
+                return await self._directory.wait_for_end(member, None)
+            except StoreUnavailable:
+                await asyncio.sleep(RETRY_SECONDS)

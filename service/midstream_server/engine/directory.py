@@ -20,6 +20,12 @@ class RunDirectory:
         self.live: dict[RunKey, LiveRun] = {}
         self.nascent: dict[RunKey, LiveRun] = {}
         """Runs whose record is being created: a stop must find them, a reader must not."""
+        self.starting: dict[RunKey, asyncio.Future[None]] = {}
+        """The starts in progress; done when it is decided what became of them."""
+
+    def is_here(self, key: RunKey) -> bool:
+        """Whether this process has the run, or is about to."""
+        return key in self.live or key in self.starting
 
     async def ask_to_stop(self, key: RunKey, intent: CancelIntent, early: EarlyCancel | None = None) -> IntentResult:
         """Stops a run: one that is here at once, before anything is awaited; then the intent is made durable.
@@ -47,8 +53,7 @@ class RunDirectory:
                 run = self.live.get(key)
                 if run is not None:
                     await asyncio.wait({run.ended})
-                while not await self._has_ended(key):
-                    await asyncio.sleep(FOREIGN_POLL_SECONDS)
+                await self._wait_for_stored_end(key)
         except TimeoutError:
             return
 
@@ -63,6 +68,9 @@ class RunDirectory:
             return run.snapshot()
         return await read_run(self.store, await known_record(self.store, key))
 
-    async def _has_ended(self, key: RunKey) -> bool:
-        record = await self.store.get(key)
-        return record is None or record.phase is not RecordPhase.LIVE
+    async def _wait_for_stored_end(self, key: RunKey) -> None:
+        while True:
+            record = await self.store.get(key)
+            if record is None or record.phase is not RecordPhase.LIVE:
+                return
+            await asyncio.sleep(FOREIGN_POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""What is done every second: readers that are silent or slow, a store that is away, runs that have expired."""
+"""What is done now and then: readers that are silent or slow, a store that is away, runs that have expired."""
 
 import asyncio
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Housekeeping:
-    """Two tasks of the supervisor's: the tick, which awaits no store, and the expiry, which does."""
+    """Tasks of the supervisor's: the tick, which awaits no store, and two that do, each for itself."""
 
     def __init__(self, directory: RunDirectory, guard: StoreGuard, clock: Clock, readers: Iterable[Reader]) -> None:
         self._directory = directory
@@ -35,21 +35,34 @@ class Housekeeping:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            now = loop.time()
-            for reader in tuple(self._readers):
-                reader.tick(now)
-            self._guard.check(now)
-            self._end_outage(now)
+            try:
+                self._tick(loop.time())
+            except Exception:
+                _log.exception("tick.broken")
+
+    async def probe(self) -> None:
+        """Asks a store that went away until it is back, for ever: starts are refused meanwhile, so nobody else may."""
+        while True:
+            await self._guard.went_away.wait()
+            await self._guard.insist(self._directory.store.probe)
+            await asyncio.sleep(TICK_SECONDS)
 
     async def expire(self) -> None:
         """Deletes what has expired, a slice at a time, for ever."""
         while True:
             await asyncio.sleep(TICK_SECONDS * EXPIRE_EVERY_TICKS)
+            count = 1
             try:
-                while await self._directory.store.expire(self._clock.now(), REMEMBER_SECONDS, EXPIRE_SLICE):
-                    await asyncio.sleep(0)
+                while count:
+                    count = await self._directory.store.expire(self._clock.now(), REMEMBER_SECONDS, EXPIRE_SLICE)
             except StoreUnavailable as error:
                 _log.warning("store.expiry_failed", error=error.message)
+
+    def _tick(self, now: float) -> None:
+        for reader in tuple(self._readers):
+            reader.tick(now)
+        self._guard.check(now)
+        self._end_outage(now)
 
     def _end_outage(self, now: float) -> None:
         """A store that is away for too long ends all runs: their upstreams are closed, their seals wait."""

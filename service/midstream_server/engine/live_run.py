@@ -108,6 +108,7 @@ class LiveRun:
                     added += self._receive_delta(event)
                 else:
                     self._receive_fact(event)
+            self._check_budget()
         finally:
             if added:
                 self.on_output(self, added)
@@ -116,22 +117,24 @@ class LiveRun:
         if self.verdict.marker is not None:
             self._ignored_events += 1
             return 0
+        # What came before is judged now, and not at once: an upstream's count comes behind its text.
+        self._check_budget()
+        if self.verdict.is_decided:
+            self._discarded_events += 1
+            return 0
         if self._first_delta_time is None:
             self._first_delta_time = self._clock.now()
         self._kept_bytes += _kept_size(delta)
         if self._kept_bytes + self.output.part_count * _PART_OVERHEAD_BYTES > MAX_OUTPUT_BYTES:
             self.fail(OutputTooLarge())
             return 0
-        added = self.output.add(delta)
-        self._check_budget()
-        return added
+        return self.output.add(delta)
 
     def _receive_fact(self, event: UpstreamEvent) -> None:
         match event:
             case UsageReported(usage=usage):
                 self._usage = usage
                 self.has_account = self.verdict.marker is not None
-                self._check_budget()
             case ModelFinished():
                 self.verdict.finish(event)
             case UpstreamFailed(failure=failure):
@@ -220,9 +223,7 @@ class LiveRun:
     def progress(self) -> RunProgress:
         """News for its readers."""
         intent = self.verdict.intent
-        return RunProgress(
-            state=self.state, cancel_reason=intent.reason if intent else None, usage=self._known_usage()
-        )
+        return RunProgress(state=self.state, cancel_reason=intent.reason if intent else None, usage=self._known_usage())
 
     def snapshot(self, *, with_message: bool = True) -> Run:
         """The run with its published message so far."""

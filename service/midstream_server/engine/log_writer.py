@@ -1,4 +1,4 @@
-"""Moves the output of all runs into the store: one batch in flight, everything that arrives meanwhile goes into the next.
+"""Moves the output of all runs into the store: one batch in flight; what arrives meanwhile goes into the next.
 
 Self-clocking: a lone stream waits for no timer, and a busy process makes fewer, larger batches. While the store is away
 the batch is repeated as it was; runs that have too much waiting stop reading their upstreams.

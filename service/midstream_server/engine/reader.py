@@ -22,8 +22,8 @@ FOREIGN_POLL_SECONDS = 0.05
 class Reader:
     """Follows one run from a sequence to its end.
 
-    `next` gives encoded RunEvents, or nothing after the end. Between two calls the caller is busy sending; if it stays so
-    for 60 s after the run has ended, `on_expire` is called once, and `next` raises SlowReader.
+    `next` gives encoded RunEvents, or nothing after the end. Between two calls the caller is busy sending; if it stays
+    so for 60 s after the run has ended, `on_expire` is called once, and `next` raises SlowReader.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class Reader:
         self._told_state = RunState.RUNNING
         self._is_done = False
         self._is_expired = False
+        self._is_over = False
         self._over_at: float | None = None
         self._silence_is_due = False
         now = asyncio.get_running_loop().time()
@@ -49,6 +50,7 @@ class Reader:
         self._busy_since = None
         events = await self._next()
         self._last_sent = self._busy_since = asyncio.get_running_loop().time()
+        self._silence_is_due = False
         return events
 
     async def _next(self) -> Sequence[bytes]:
@@ -56,7 +58,7 @@ class Reader:
             if self._is_expired:
                 raise SlowReader(metadata={"last_sequence": str(self.cursor)})
             run = self._run
-            if run is not None and run.is_lost:
+            if run is not None and (run.is_lost or (self._wants_snapshot and run.output.log.is_complete)):
                 self._run = run = None
             if run is None:
                 return await self._next_stored()
@@ -77,7 +79,7 @@ class Reader:
         if entries:
             self.cursor += len(entries)
             self._is_done = log.is_complete and self.cursor == log.last_sequence
-            return merge_entries(entries, MAX_PAYLOAD_BYTES) if len(entries) > LAG_ENTRIES else entries
+            return _merged(entries)
         if log.is_complete:
             self._is_done = True
         elif run.state is not self._told_state or self._silence_is_due:
@@ -86,17 +88,13 @@ class Reader:
 
     def _snapshot(self, run: LiveRun) -> Sequence[bytes]:
         self._wants_snapshot = False
-        log = run.output.log
-        if log.is_complete:
-            self._run = None
-            self._wants_snapshot = True
-            return ()
-        self.cursor = log.last_sequence
-        return [encode_event(self.cursor, RunSnapshot(run=run.snapshot()))]
+        self.cursor = run.output.log.last_sequence
+        snapshot = run.snapshot()
+        self._told_state = snapshot.state
+        return [encode_event(self.cursor, RunSnapshot(run=snapshot))]
 
     def _progress(self, run: LiveRun) -> Sequence[bytes]:
         self._told_state = run.state
-        self._silence_is_due = False
         return [encode_event(self.cursor, run.progress())]
 
     # --- a run that ended, or that another process owns ---------------------------------------------------------
@@ -104,14 +102,15 @@ class Reader:
     async def _next_stored(self) -> Sequence[bytes]:
         while True:
             record = await known_record(self._store, self.key)
+            self._is_over = record.phase is RecordPhase.SEALED
             if self._wants_snapshot:
                 return await self._stored_snapshot(record)
             page = await self._store.read_log(self.key, self.cursor, MAX_BATCH_BYTES)
             if page.entries:
                 self.cursor += len(page.entries)
-                self._is_done = record.phase is RecordPhase.SEALED and self.cursor == record.last_sequence
-                return merge_entries(page.entries, MAX_PAYLOAD_BYTES) if len(page.entries) > LAG_ENTRIES else page.entries
-            if record.phase is RecordPhase.SEALED:
+                self._is_done = self._is_over and self.cursor == record.last_sequence
+                return _merged(page.entries)
+            if self._is_over:
                 self._is_done = True
                 return ()
             await asyncio.sleep(FOREIGN_POLL_SECONDS)
@@ -132,8 +131,10 @@ class Reader:
                 self._silence_is_due = True
                 run.output.log.changed.fire()
             return
-        is_over = run is None or run.ended.done()
-        if is_over and now - max(self._busy_since, self._over_since(now)) >= SLOW_READER_SECONDS and not self._is_expired:
+        is_over = self._is_over if run is None else run.ended.done()
+        if self._is_expired or not is_over:
+            return
+        if now - max(self._busy_since, self._over_since(now)) >= SLOW_READER_SECONDS:
             self._is_expired = True
             if self.on_expire is not None:
                 self.on_expire()
@@ -142,3 +143,7 @@ class Reader:
         if self._over_at is None:
             self._over_at = now
         return self._over_at
+
+
+def _merged(entries: Sequence[bytes]) -> Sequence[bytes]:
+    return merge_entries(entries, MAX_PAYLOAD_BYTES) if len(entries) > LAG_ENTRIES else entries

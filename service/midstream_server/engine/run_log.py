@@ -1,7 +1,7 @@
 """The published entries of a live run.
 
-One buffer with the ends of its entries, not an object per entry: a run of an hour stays cheap. Readers hold a cursor, so
-a reader that does not read costs nothing here and delays nobody.
+One buffer with the ends of its entries, not an object per entry: a run of an hour stays cheap. Readers hold a cursor,
+so a reader that does not read costs nothing here and delays nobody.
 """
 
 from array import array

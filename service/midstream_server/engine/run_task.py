@@ -5,7 +5,7 @@ only if it has not done so a second later. The bookkeeper itself is never cancel
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from midstream_server.engine.store_guard import StoreGuard
 from midstream_server.errors import QueueTimeout, RunFailure, RunInternalError, RunTimeExceeded
 from midstream_server.model import CancelReason, Run, RunFinished
 from midstream_server.stores.base import RunStore, Seal, frame
+from midstream_server.upstreams.base import UpstreamBatch
 
 USAGE_WAIT_SECONDS = 1.0
 END_WAIT_SECONDS = 0.05
@@ -84,9 +85,7 @@ class RunTask:
         """Waits for the earlier runs of the conversation; leaves the queue if the ending is not decided meanwhile."""
         run, services = self._run, self._services
         seconds = run.spec.limits.queue_seconds
-        limit = self._arm(
-            services.queue_seconds if seconds is None else seconds, lambda: run.fail(QueueTimeout())
-        )
+        limit = self._arm(services.queue_seconds if seconds is None else seconds, lambda: run.fail(QueueTimeout()))
         await self._until_decided(turn.wait(), "turn")
         limit.cancel()
         if run.verdict.is_decided:
@@ -124,14 +123,22 @@ class RunTask:
             raise error
 
     async def _pump(self) -> None:
+        async with self._run.call as call:
+            batches = call.batches()
+            try:
+                await self._read(batches)
+            finally:
+                if isinstance(batches, AsyncGenerator):
+                    await batches.aclose()
+
+    async def _read(self, batches: AsyncIterator[UpstreamBatch]) -> None:
         run, writer = self._run, self._services.writer
-        async with run.call as call:
-            async for batch in call.batches():
-                run.receive(batch)
-                if run.verdict.awaits_usage:
-                    self._await_end()
-                if writer.is_congested(run):
-                    await writer.wait_for_room(run)
+        async for batch in batches:
+            run.receive(batch)
+            if run.verdict.awaits_usage:
+                self._await_end()
+            if writer.is_congested(run):
+                await writer.wait_for_room(run)
 
     def _await_end(self) -> None:
         """After the finish marker the upstream has a moment for its account, and then one to end the stream.
@@ -172,7 +179,8 @@ class RunTask:
 
 
 def _seal_command(run: LiveRun, final: Run, entry: bytes) -> Seal:
-    assert final.end_time is not None and final.expire_time is not None, "a final run has its times"
+    assert final.end_time is not None, "a final run has its times"
+    assert final.expire_time is not None, "a final run has its times"
     return Seal(
         key=run.key,
         epoch=run.epoch,

@@ -1,27 +1,31 @@
 """The start of a run: one record, one upstream call, however often and from wherever it is asked for.
 
-Runs in a task of its own, so that a caller who leaves midway leaves either nothing or a whole run behind, whose claim is
-then released like any other.
+Runs in a task of its own, so that a caller who leaves midway leaves either nothing or a whole run behind, whose claim
+is then released like any other. Of one id there is one start at a time. What a start leaves behind that fails midway, a
+place in a conversation or a record that the store did not tell of, is cleared by a task of its own.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import structlog
 
-from midstream_server.clock import Clock
 from midstream_server.codec import encode_event, encode_run
 from midstream_server.engine import conversation
 from midstream_server.engine.claims import Claim, ClaimKeeper
 from midstream_server.engine.directory import RunDirectory
 from midstream_server.engine.live_run import LiveRun
 from midstream_server.engine.run_task import RunServices, RunTask
+from midstream_server.engine.stored_run import seal_orphan
 from midstream_server.engine.tasks import TaskKeeper
-from midstream_server.errors import RunIdConflict, RunIdExpired
+from midstream_server.errors import RunIdConflict, RunIdExpired, TooManyRuns
 from midstream_server.model import Run, RunKey, RunSpec, RunStarted, RunState
-from midstream_server.stores.base import StartOutcome, StartResult, StartRun
+from midstream_server.stores.base import RecordPhase, StartOutcome, StartResult, StartRun
 from midstream_server.upstreams.base import UpstreamCall
+
+_FOUND_LIVE = (StartOutcome.CREATED, StartOutcome.ATTACHED)
 
 _log = structlog.get_logger(__name__)
 
@@ -30,78 +34,115 @@ class RunStarter:
     """Creates runs and drives them."""
 
     def __init__(
-        self, directory: RunDirectory, claims: ClaimKeeper, tasks: TaskKeeper, services: RunServices, replica: str
+        self,
+        directory: RunDirectory,
+        claims: ClaimKeeper,
+        tasks: TaskKeeper,
+        services: RunServices,
+        replica: str,
+        max_live_runs: int,
     ) -> None:
         self._directory = directory
         self._claims = claims
         self._tasks = tasks
         self._services = services
-        self._clock: Clock = services.clock
+        self._store, self._guard, self._clock = services.store, services.guard, services.clock
         self._replica = replica
-        self._starting: dict[RunKey, asyncio.Event] = {}
+        self._max_live_runs = max_live_runs
+        self._creating = 0
 
     async def start(self, spec: RunSpec, fingerprint: str, claim: Claim, call: UpstreamCall) -> None:
         """Creates the run, or finds the one that exists; afterwards the claim is held, or released if it was dropped.
 
         Raises:
             RunIdConflict, RunIdExpired: the id is taken.
-            ConversationBusy: REJECT, and others are live.
-            StoreUnavailable: nothing was started.
+            TooManyRuns, ConversationBusy, StoreUnavailable: nothing was started.
         """
-        key = claim.key
-        while key in self._starting:
-            await self._starting[key].wait()
-        done = self._starting[key] = asyncio.Event()
+        starting, key, outcome = self._directory.starting, claim.key, None
+        while (earlier := starting.get(key)) is not None:
+            await asyncio.wait({earlier})
+        done = starting[key] = asyncio.get_running_loop().create_future()
         try:
-            result = await self._create(spec, fingerprint, claim, call)
+            outcome = await self._find_or_create(spec, fingerprint, claim, call)
         finally:
-            del self._starting[key]
-            done.set()
-        self._check(result)
-        if result.outcome is not StartOutcome.ENDED:
+            del starting[key]
+            done.set_result(None)
+            if outcome not in _FOUND_LIVE:
+                self._tasks.spawn(self._clear(key, spec.conversation_id), f"clear {key.run_id}")
+        self._check(outcome)
+        if outcome in _FOUND_LIVE:
             self._claims.hold(claim)
             if claim.is_detached:
                 self._claims.drop(claim)
 
-    async def _create(self, spec: RunSpec, fingerprint: str, claim: Claim, call: UpstreamCall) -> StartResult:
-        key, store, now = claim.key, self._directory.store, self._clock.now()
-        is_known = await store.get(key) is not None
-        predecessors = [] if is_known else await conversation.join(self._directory, key, spec, now)
-        header = _header(spec, now, is_queued=bool(predecessors))
-        run = LiveRun(key, spec, header, call, self._clock)
-        entry = encode_event(1, _started(spec, now))
-        self._directory.nascent[key] = run
+    async def _find_or_create(self, spec: RunSpec, fingerprint: str, claim: Claim, call: UpstreamCall) -> StartOutcome:
+        key, now = claim.key, self._clock.now()
+        is_known = await self._guard.ask(lambda: self._store.get(key)) is not None
+        with nullcontext() if is_known else self._place():
+            predecessors: Sequence[RunKey] = ()
+            if not is_known:
+                predecessors = await self._guard.ask(lambda: conversation.join(self._directory, key, spec, now))
+            run = LiveRun(key, spec, _header(spec, now, is_queued=bool(predecessors)), call, self._clock)
+            entry = encode_event(1, _started(spec, now))
+            result = await self._write(run, entry, fingerprint, claim)
+            if result.outcome is StartOutcome.CREATED:
+                self._launch(run, entry, predecessors)
+        return result.outcome
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Holds a place for a run that is being created.
+
+        Raises:
+            TooManyRuns: there is none.
+        """
+        if len(self._directory.live) + self._creating >= self._max_live_runs:
+            raise TooManyRuns
+        self._creating += 1
         try:
-            result = await store.start(
-                StartRun(
-                    key=key,
-                    fingerprint=fingerprint,
-                    state=header.state,
-                    owner=self._replica,
-                    claim_id=claim.claim_id,
-                    on_detach=spec.on_detach,
-                    conversation_id=spec.conversation_id,
-                    parent_run_id=spec.parent_run_id,
-                    labels=spec.labels,
-                    retention_seconds=spec.retention_seconds,
-                    now=now,
-                    summary=encode_run(header),
-                    entry=entry,
-                )
-            )
+            yield
         finally:
-            del self._directory.nascent[key]
-        if result.outcome is StartOutcome.CREATED:
-            self._launch(run, entry, predecessors)
-        elif spec.conversation_id and not is_known and result.outcome is not StartOutcome.ATTACHED:
-            await store.leave_conversation(key.tenant, spec.conversation_id, key.run_id)
-        return result
+            self._creating -= 1
+
+    async def _write(self, run: LiveRun, entry: bytes, fingerprint: str, claim: Claim) -> StartResult:
+        command = self._command(run, entry, fingerprint, claim)
+        is_live = False
+        self._claims.expect(claim)
+        self._directory.nascent[run.key] = run
+        try:
+            result = await self._guard.ask(lambda: self._store.start(command))
+            is_live = result.outcome in _FOUND_LIVE
+            return result
+        finally:
+            del self._directory.nascent[run.key]
+            if not is_live:
+                self._claims.forget(claim)
+
+    def _command(self, run: LiveRun, entry: bytes, fingerprint: str, claim: Claim) -> StartRun:
+        spec, header = run.spec, run.header
+        return StartRun(
+            key=run.key,
+            fingerprint=fingerprint,
+            state=header.state,
+            owner=self._replica,
+            claim_id=claim.claim_id,
+            on_detach=spec.on_detach,
+            conversation_id=spec.conversation_id,
+            parent_run_id=spec.parent_run_id,
+            labels=spec.labels,
+            retention_seconds=spec.retention_seconds,
+            now=header.create_time,
+            summary=encode_run(header),
+            entry=entry,
+        )
 
     def _launch(self, run: LiveRun, entry: bytes, predecessors: Sequence[RunKey]) -> None:
         self._services.writer.adopt(run)
         run.output.log.publish([entry])
         self._directory.live[run.key] = run
-        turn = conversation.Turn(self._directory, self._clock, run, predecessors) if predecessors else None
+        turn = None
+        if predecessors:
+            turn = conversation.Turn(self._directory, self._guard, self._clock, run, predecessors)
         _log.info("run.started", run_id=run.key.run_id, tenant=run.key.tenant, model=run.spec.model)
         self._tasks.spawn(self._drive(run, turn), f"run {run.key.run_id}")
 
@@ -109,13 +150,33 @@ class RunStarter:
         try:
             await RunTask(run, self._services, turn).drive()
         finally:
+            if not run.ended.done():
+                run.lose()
             del self._directory.live[run.key]
+            if run.is_lost:
+                self._tasks.spawn(self._clear(run.key, ""), f"clear {run.key.run_id}")
+
+    async def _clear(self, key: RunKey, conversation_id: str) -> None:
+        """Ends a run that the store has and nobody drives, or takes one that it has not out of its conversation."""
+        await self._guard.insist(lambda: self._clear_once(key, conversation_id))
+
+    async def _clear_once(self, key: RunKey, conversation_id: str) -> None:
+        if self._directory.is_here(key):
+            return
+        record = await self._store.get(key)
+        if self._directory.is_here(key):
+            return
+        if record is not None and record.phase is RecordPhase.LIVE:
+            if record.owner == self._replica:
+                await seal_orphan(self._store, key, self._replica, self._clock)
+        elif conversation_id:
+            await self._store.leave_conversation(key.tenant, conversation_id, key.run_id)
 
     @staticmethod
-    def _check(result: StartResult) -> None:
-        if result.outcome is StartOutcome.CONFLICT:
+    def _check(outcome: StartOutcome) -> None:
+        if outcome is StartOutcome.CONFLICT:
             raise RunIdConflict
-        if result.outcome is StartOutcome.EXPIRED:
+        if outcome is StartOutcome.EXPIRED:
             raise RunIdExpired
 
 

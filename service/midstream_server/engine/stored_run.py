@@ -84,13 +84,14 @@ async def seal_orphans(store: RunStore, owner: str, clock: Clock) -> int:
     sealed = 0
     while keys := await store.orphans(owner, _ORPHANS_PER_PAGE):
         for key in keys:
-            sealed += await _seal_orphan(store, key, owner, clock)
+            sealed += await seal_orphan(store, key, owner, clock)
     if sealed:
         _log.info("runs.recovered", count=sealed)
     return sealed
 
 
-async def _seal_orphan(store: RunStore, key: RunKey, owner: str, clock: Clock) -> int:
+async def seal_orphan(store: RunStore, key: RunKey, owner: str, clock: Clock) -> int:
+    """Ends a run that nobody drives, from its log. How many that were: 0 if it had ended, or found another owner."""
     seen = await store.get(key)
     if seen is None or seen.phase is not RecordPhase.LIVE:
         return 0
@@ -98,7 +99,8 @@ async def _seal_orphan(store: RunStore, key: RunKey, owner: str, clock: Clock) -
     if record is None:
         return 0
     run = await _ended_from_log(store, record, clock)
-    assert run.end_time is not None and run.expire_time is not None, "an ended run has its times"
+    assert run.end_time is not None, "an ended run has its times"
+    assert run.expire_time is not None, "an ended run has its times"
     result = await store.seal(
         Seal(
             key=key,
@@ -143,7 +145,8 @@ async def _fold_log(store: RunStore, record: RunRecord) -> MessageAccumulator:
         page = await store.read_log(record.key, sequence, _PAGE_BYTES)
         if not page.entries:
             break
-        for entry in page.entries:
+        # The log may have grown since the record was read: what it does not cover is for those who read on.
+        for entry in page.entries[: record.last_sequence - sequence]:
             payload = decode_event(entry).payload
             if isinstance(payload, MessageDelta):
                 accumulator.add(payload)

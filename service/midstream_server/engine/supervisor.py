@@ -1,8 +1,8 @@
 """The one who keeps all runs of this process: starts them, finds them, stops them, and sees them end.
 
-Owns, in this order: the store (opened, recovered), the log writer, the housekeeping, one task per run. A stream handler is
-only a reader: it asks for a `Reader`, and says `detach` when it is gone. A stop marks the run and closes its upstream
-before anything is awaited.
+Owns, in this order: the store (opened, recovered), the log writer, the housekeeping, one task per run. A stream handler
+is only a reader: it asks for a `Reader`, and says `detach` when it is gone. A stop marks the run and closes its
+upstream before anything is awaited.
 """
 
 import asyncio
@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+import structlog
+
 from midstream_server.clock import Clock
 from midstream_server.codec import encode_event, encode_run
+from midstream_server.engine.broadcast import Broadcast
 from midstream_server.engine.claims import Claim, ClaimKeeper
 from midstream_server.engine.directory import RunDirectory
 from midstream_server.engine.housekeeping import REMEMBER_SECONDS, Housekeeping
@@ -32,7 +35,6 @@ from midstream_server.errors import (
     ServerShutdown,
     StoreUnavailable,
     TooManyRememberedCancels,
-    TooManyRuns,
 )
 from midstream_server.model import (
     CancelIntent,
@@ -57,7 +59,8 @@ MAX_EARLY_CANCELS = 10_000
 SERVER_ENDED_CLAIM_SECONDS = 10.0
 """How long a stream that the server ended keeps its claim, so that its client can come back."""
 LAST_SEAL_SECONDS = 5.0
-READER_POLL_SECONDS = 0.02
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +92,7 @@ class Supervisor:
         self._guard = StoreGuard()
         self._tasks = TaskKeeper()
         self._readers: set[Reader] = set()
+        self._reader_left = Broadcast()
         self._directory = RunDirectory(store)
         self._writer = LogWriter(store, self._guard)
         self._claims = ClaimKeeper(store, clock, self._guard, self._directory.live, self._tasks)
@@ -101,24 +105,36 @@ class Supervisor:
             max_run_seconds=options.max_run_seconds,
             queue_seconds=options.queue_seconds,
         )
-        self._starter = RunStarter(self._directory, self._claims, self._tasks, services, options.replica)
+        self._starter = RunStarter(
+            self._directory, self._claims, self._tasks, services, options.replica, options.max_live_runs
+        )
 
     async def __aenter__(self) -> Self:
-        await self._directory.store.open()
-        await seal_orphans(self._directory.store, self._options.replica, self._clock)
+        store = self._directory.store
+        await store.open()
+        try:
+            await seal_orphans(store, self._options.replica, self._clock)
+        except BaseException:
+            await store.close()
+            raise
         await self._tasks.__aenter__()
         self._tasks.spawn(self._writer.run(), "log writer")
         self._tasks.spawn(self._housekeeping.tick(), "housekeeping")
+        self._tasks.spawn(self._housekeeping.probe(), "store probe")
         self._tasks.spawn(self._housekeeping.expire(), "expiry")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._claims.close()
-        await self.seal_all()
-        await self._tasks.__aexit__(kind, error, trace)
-        await self._directory.store.close()
+        try:
+            await self.seal_all()
+        finally:
+            try:
+                await self._tasks.__aexit__(kind, error, trace)
+            finally:
+                self._claims.close()
+                await self._directory.store.close()
 
     def watch_store(self, report: Callable[[bool], Coroutine[Any, Any, None]]) -> None:
         """Tells when the store goes away (False) and comes back (True)."""
@@ -139,7 +155,7 @@ class Supervisor:
             ModelNotFound, InvalidRequest, RunIdConflict, RunIdExpired, ConversationBusy, TooManyRuns, Draining,
             StoreUnavailable: no upstream was called.
         """
-        self._admit(claim.key)
+        self._admit()
         upstream, model = self._upstreams.resolve(spec.model)
         limits = spec.limits
         options = CallOptions(first_token_seconds=limits.first_token_seconds, idle_seconds=limits.idle_seconds)
@@ -175,6 +191,7 @@ class Supervisor:
         """
         if reader is not None:
             self._readers.discard(reader)
+            self._reader_left.fire()
         if claim is not None:
             self._claims.detach(claim, reason, SERVER_ENDED_CLAIM_SECONDS if by_server else 0.0)
 
@@ -184,13 +201,11 @@ class Supervisor:
         self._readers.add(reader)
         return reader
 
-    def _admit(self, key: RunKey) -> None:
+    def _admit(self) -> None:
         if self.is_draining:
             raise Draining
         if self._guard.out_since is not None:
             raise StoreUnavailable
-        if key not in self._directory.live and len(self._directory.live) >= self._options.max_live_runs:
-            raise TooManyRuns
 
     # --- asking about runs ----------------------------------------------------------------------------------------
 
@@ -206,9 +221,7 @@ class Supervisor:
         """
         key = RunKey(tenant, run_id)
         now = self._clock.now()
-        intent = CancelIntent(
-            reason=CancelReason.REQUESTED, requested_by=requested_by, text=text, request_time=now
-        )
+        intent = CancelIntent(reason=CancelReason.REQUESTED, requested_by=requested_by, text=text, request_time=now)
         result = await self._directory.ask_to_stop(key, intent, _early_cancel(run_id, intent))
         if result.outcome is IntentOutcome.FULL:
             raise TooManyRememberedCancels
@@ -266,29 +279,48 @@ class Supervisor:
     async def drain(self, seconds: float, hurry: asyncio.Event) -> None:
         """Refuses new runs and lets the live ones finish, for a time, or until there is hurry."""
         self.is_draining = True
-        runs = [run.ended for run in self._directory.live.values()]
-        if not runs or hurry.is_set():
+        if hurry.is_set():
             return
-        everything = asyncio.create_task(_all_of(runs), name="drain")
-        hurried = asyncio.create_task(_flag(hurry), name="hurry")
-        await asyncio.wait({everything, hurried}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        everything.cancel()
-        hurried.cancel()
+        waits = {
+            asyncio.create_task(self._until_idle(), name="drain"),
+            asyncio.create_task(_flag(hurry), name="hurry"),
+        }
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waits:
+                task.cancel()
+            await asyncio.wait(waits)
 
     async def seal_all(self) -> None:
-        """Ends what is still live: FAILED (SERVER_SHUTDOWN), with the partial. Returns when it is sealed, or after 5 s."""
+        """Ends what is live: FAILED (SERVER_SHUTDOWN), with the partial. Returns when it is sealed, or after 5 s."""
         self.is_draining = True
-        runs = tuple(self._directory.live.values())
-        for run in runs:
-            run.fail(ServerShutdown())
-        if runs:
-            await asyncio.wait({run.ended for run in runs}, timeout=LAST_SEAL_SECONDS)
+        try:
+            async with asyncio.timeout(LAST_SEAL_SECONDS):
+                while pending := self._pending():
+                    for run in tuple(self._directory.live.values()):
+                        run.fail(ServerShutdown())
+                    await asyncio.wait(pending)
+        except TimeoutError:
+            _log.warning("runs.unsealed", count=len(self._directory.live))
 
     async def wait_for_readers(self, seconds: float) -> None:
-        """Returns when all streams have been read to their end, or the time is over."""
-        deadline = asyncio.get_running_loop().time() + seconds
-        while self._readers and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(READER_POLL_SECONDS)
+        """Returns when no stream follows a run any more, or the time is over."""
+        try:
+            async with asyncio.timeout(seconds):
+                while self._readers:
+                    await self._reader_left.wait()
+        except TimeoutError:
+            return
+
+    async def _until_idle(self) -> None:
+        while pending := self._pending():
+            await asyncio.wait(pending)
+
+    def _pending(self) -> set[asyncio.Future[Any]]:
+        """What has to be waited for until there are no live runs: their endings, and the starts under way."""
+        runs = [run.ended for run in self._directory.live.values() if not run.ended.done()]
+        return {*runs, *self._directory.starting.values()}
 
     @property
     def live_runs(self) -> int:
@@ -299,10 +331,6 @@ class Supervisor:
     def open_readers(self) -> int:
         """How many streams follow runs here."""
         return len(self._readers)
-
-
-async def _all_of(runs: Sequence[asyncio.Future[Run | None]]) -> None:
-    await asyncio.wait(runs)
 
 
 async def _flag(event: asyncio.Event) -> None:

@@ -29,11 +29,11 @@ class TaskKeeper:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Cancels what is left, and waits for it; nothing begins any more."""
+        """Cancels what is left, and waits for it; nothing begins any more. An error of the body stays as it is."""
         self._is_closed = True
         for task in self._tasks:
             task.cancel()
-        await self._group.__aexit__(kind, error, trace)
+        await self._group.__aexit__(None, None, None)
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Runs work for its effect; not any more once this is closed."""

@@ -1,6 +1,5 @@
 """The gRPC server: its options, its services, and the one wrapper that turns errors into statuses."""
 
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -8,11 +7,12 @@ import grpc
 import grpc.aio
 import structlog
 from grpc_channelz.v1 import channelz
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from midstream.v1 import generation_service_pb2 as service_wire
 from midstream_server.errors import InvalidSettings, MidstreamError
+from midstream_server.rpc import health
 from midstream_server.rpc.servicer import GenerationServicer, PeerGone, StreamContext
 from midstream_server.rpc.status import to_grpc_status
 
@@ -20,7 +20,7 @@ SERVICE = service_wire.DESCRIPTOR.services_by_name["GenerationService"].full_nam
 MAX_RECEIVE_BYTES = 8 * 1024 * 1024
 """Above our own limit of 4 MiB, so that a request that is too large gets our error, which says so."""
 
-_OPTIONS: tuple[tuple[str, int], ...] = (
+OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
     ("grpc.max_send_message_length", -1),
@@ -46,10 +46,11 @@ StreamMethod = Callable[[bytes, StreamContext], Awaitable[None]]
 class RpcServer:
     """Listens, serves, and says by grpc.health.v1 whether it should be sent anything."""
 
-    def __init__(self, servicer: GenerationServicer) -> None:
-        self._server = grpc.aio.server(options=_OPTIONS)
-        self._health = health.aio.HealthServicer()
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, _handlers(servicer)),))
+    def __init__(self, servicer: GenerationServicer, new_request_id: Callable[[], str]) -> None:
+        self._server = grpc.aio.server(options=OPTIONS)
+        self._health = health.HealthServicer()
+        handlers = _handlers(servicer, new_request_id)
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         channelz.add_channelz_servicer(self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -67,22 +68,22 @@ class RpcServer:
         except RuntimeError as error:
             raise InvalidSettings(f"listen: cannot listen on {address}; is another process using the port?") from error
         await self._server.start()
-        await self.set_serving(True)
+        self.set_serving(True)
         return bound
 
-    async def set_serving(self, is_serving: bool) -> None:
-        """Tells health clients. The server itself ("") stays SERVING for as long as it answers: that is liveness."""
-        status = health_pb2.HealthCheckResponse
-        await self._health.set(SERVICE, status.SERVING if is_serving else status.NOT_SERVING)
-        await self._health.set("", status.SERVING)
+    def set_serving(self, is_serving: bool) -> None:
+        """Tells health clients."""
+        self._health.set_serving(SERVICE, is_serving)
 
     async def stop(self, grace_seconds: float) -> None:
-        """Ends the health watches, then all calls that are open after the grace."""
-        await self._health.enter_graceful_shutdown()
+        """Refuses new calls, ends the health watches at once, and all calls that are still open after the grace."""
+        self._health.close()
         await self._server.stop(grace_seconds)
 
 
-def _handlers(servicer: GenerationServicer) -> dict[str, "grpc.RpcMethodHandler[Any, Any]"]:
+def _handlers(
+    servicer: GenerationServicer, new_request_id: Callable[[], str]
+) -> dict[str, "grpc.RpcMethodHandler[Any, Any]"]:
     """Handlers that take and give bytes: an event is encoded once, long before it is sent."""
     streams: dict[str, StreamMethod] = {"Generate": servicer.generate, "WatchRun": servicer.watch_run}
     unaries: dict[str, UnaryMethod] = {
@@ -92,21 +93,29 @@ def _handlers(servicer: GenerationServicer) -> dict[str, "grpc.RpcMethodHandler[
         "DeleteRun": servicer.delete_run,
         "ListModels": servicer.list_models,
     }
-    return {name: grpc.unary_stream_rpc_method_handler(_guarded(method, name)) for name, method in streams.items()} | {
-        name: grpc.unary_unary_rpc_method_handler(_guarded(method, name)) for name, method in unaries.items()
+
+    def guarded(name: str, method: StreamMethod | UnaryMethod) -> Callable[..., Awaitable[Any]]:
+        return _guarded(method, name, new_request_id)
+
+    return {name: grpc.unary_stream_rpc_method_handler(guarded(name, method)) for name, method in streams.items()} | {
+        name: grpc.unary_unary_rpc_method_handler(guarded(name, method)) for name, method in unaries.items()
     }
 
 
-def _guarded(method: Callable[..., Awaitable[Any]], name: str) -> Callable[..., Awaitable[Any]]:
+def _guarded(
+    method: StreamMethod | UnaryMethod, name: str, new_request_id: Callable[[], str]
+) -> Callable[..., Awaitable[Any]]:
     """The method with its errors as statuses. What the peer may know of an unexpected one is a request id."""
 
     async def guarded(request: bytes, context: Any) -> Any:
         try:
             return await method(request, context)
         except PeerGone:
-            return None
+            _log.debug("rpc.peer_gone", method=name)
+            # Not OK: should the peer be there after all, it must not take what it has for the whole.
+            await context.abort(grpc.StatusCode.UNAVAILABLE)
         except Exception as error:
-            request_id = uuid.uuid4().hex
+            request_id = new_request_id()
             if not isinstance(error, MidstreamError):
                 _log.exception("rpc.broken", method=name, request_id=request_id)
             await context.abort_with_status(to_grpc_status(error, request_id))

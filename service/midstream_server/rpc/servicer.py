@@ -1,11 +1,11 @@
 """The methods of GenerationService: bytes to values, the supervisor, values to bytes.
 
-A streaming method is a reader with one synchronous clean-up. It never ends by being cancelled by us: a client that did not
-cancel would then wait for its deadline.
+A streaming method is a reader with one synchronous clean-up. It never ends by being cancelled by us: a client that did
+not cancel would then wait for its deadline.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -147,13 +147,13 @@ class _Follower:
             SlowReader: the peer did not read for too long after the run had ended.
         """
         self._reader = reader
-        await self._context.send_initial_metadata(((RUN_ID_METADATA, run_id),))
+        await _sent(self._context.send_initial_metadata(((RUN_ID_METADATA, run_id),)))
         try:
             async with asyncio.timeout(None) as patience:
                 reader.on_expire = lambda: patience.reschedule(asyncio.get_running_loop().time())
                 while events := await reader.next():
                     for event in events:
-                        await self._send(event)
+                        await _sent(self._context.write(event))
         except TimeoutError as error:
             self._is_ended_by_server = True
             raise SlowReader(metadata={"last_sequence": str(reader.cursor)}) from error
@@ -161,16 +161,17 @@ class _Follower:
             self._is_ended_by_server = True
             raise
 
-    async def _send(self, event: bytes) -> None:
-        try:
-            await self._context.write(event)
-        except Exception as error:
-            # A peer that leaves while we are blocked on flow control shows as an internal error of gRPC's.
-            raise PeerGone from error
-
     def leave(self) -> None:
         """The stream is over, for whatever reason."""
         remaining = self._context.time_remaining()
         is_late = remaining is not None and remaining <= _DEADLINE_SLACK_SECONDS
         reason = CancelReason.DEADLINE if is_late else CancelReason.CLIENT_GONE
         self._supervisor.detach(self._claim, self._reader, reason, by_server=self._is_ended_by_server)
+
+
+async def _sent(sending: Awaitable[None]) -> None:
+    try:
+        await sending
+    except Exception as error:
+        # A peer that leaves while we are blocked on flow control shows as an internal error of gRPC's.
+        raise PeerGone from error

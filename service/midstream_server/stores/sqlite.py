@@ -125,7 +125,10 @@ class SqliteRunStore:
         return await self._writer.call(lambda tables: tables.delete(key, now, forget_time))
 
     async def expire(self, now: Instant, remember_seconds: float, limit: int) -> int:
-        """See `RunStore.expire`. Between two slices others have their turn."""
+        """See `RunStore.expire`. Between two slices others have their turn.
+
+        The journal's copy of what expired is gone after the second call.
+        """
 
         def forget(left: int) -> Awaitable[int]:
             return self._writer.call(lambda tables: tables.forget_slice(now, left))
@@ -133,6 +136,8 @@ class SqliteRunStore:
         def expire(left: int) -> Awaitable[int]:
             return self._writer.call(lambda tables: tables.expire_slice(now, remember_seconds, left))
 
+        while not await self._writer.call(SqliteTables.clear_journal):
+            pass
         return await _in_slices(limit, forget) + await _in_slices(limit, expire)
 
     async def get(self, key: RunKey) -> RunRecord | None:

@@ -30,6 +30,9 @@ CHUNK_BYTES = 8 << 10
 JOURNAL_BYTES = 4 << 20
 """After so much the journal before it is cleared; the tails of runs that have been quiet since become chunks."""
 
+FLUSHED_AT_ONCE = 256
+"""How many tails one transaction makes chunks of, so that it stays short."""
+
 _PIECE = struct.Struct(">QQQI")
 """Before each piece of a journal row: the run's number, first and last sequence, and the length of the entries."""
 
@@ -140,7 +143,7 @@ class SqliteLog:
         """Writes the journal's row and commits; a row that comes alone commits itself."""
         if self._pieces:
             if self._written >= JOURNAL_BYTES:
-                self._clear_journal()
+                self.clear_journal()
             pieces = b"".join(self._pieces)
             self._connection.execute("INSERT INTO journal (position, pieces) VALUES (?, ?)", (self._position, pieces))
             self._written += len(pieces)
@@ -166,13 +169,17 @@ class SqliteLog:
     def _restore_written(self, written: int) -> None:
         self._written = written
 
-    def _clear_journal(self) -> None:
-        for run in self.live.values():
-            if run.tail and run.journal_position < self._mark:
-                self._flush(run)
+    def clear_journal(self) -> bool:
+        """Removes what was in the journal at the last time. False: there is more to do, call again."""
+        quiet = [run for run in self.live.values() if run.tail and run.journal_position < self._mark]
+        for run in quiet[:FLUSHED_AT_ONCE]:
+            self._flush(run)
+        if len(quiet) > FLUSHED_AT_ONCE:
+            return False
         self.write("DELETE FROM journal WHERE position < ?", (self._mark,))
         self._undo.append(partial(self._restore_mark, self._mark, self._written))
         self._mark, self._written = self._position, 0
+        return True
 
     def _restore_mark(self, mark: int, written: int) -> None:
         self._mark, self._written = mark, written

@@ -165,7 +165,6 @@ def _prepare(connection: apsw.Connection, path: Path, synchronous: str) -> None:
     if connection.pragma("journal_mode", "WAL") != "wal":
         raise StoreUnavailable(f"the file system of the store {path} cannot hold a write-ahead log")
     connection.pragma("synchronous", synchronous)
-    connection.pragma("wal_autocheckpoint", 0)
     connection.pragma("journal_size_limit", 64 << 20)
     connection.pragma("trusted_schema", "OFF")
     _migrate(connection)

@@ -69,6 +69,7 @@ class SqliteTables:
         self._log = SqliteLog(connection)
         self._wal_pages = 0
         self._checkpoint_failed_pages = 0
+        # Takes the place of SQLite's own checkpoints, which come in the middle of a commit.
         connection.set_wal_hook(self._on_commit)
         self._log.load()
         self._log.write(
@@ -309,6 +310,10 @@ class SqliteTables:
             limit,
             expire,
         )
+
+    def clear_journal(self) -> bool:
+        """Removes what the journal still holds of ended runs, but for the latest. False: call again."""
+        return self._log.clear_journal()
 
     def _slice(self, statement: str, now: Instant, limit: int, work: Callable[[int], None]) -> int:
         deadline = time.perf_counter() + SLICE_SECONDS

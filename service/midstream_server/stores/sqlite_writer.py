@@ -56,6 +56,7 @@ class SqliteWriter(Generic[DatabaseT]):
         self._is_open = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Future[None] | None = None
+        self._thread: threading.Thread | None = None
 
     async def open(self) -> None:
         """Starts the thread, which opens the database; raises what that raises."""
@@ -63,8 +64,9 @@ class SqliteWriter(Generic[DatabaseT]):
         self._queue = queue.SimpleQueue()
         opened, self._ended = self._loop.create_future(), self._loop.create_future()
         # A daemon: a process that was not closed in order must still be able to exit.
-        thread = threading.Thread(target=self._run, args=(opened, self._ended), name="sqlite-writer", daemon=True)
-        thread.start()
+        arguments = (opened, self._ended)
+        self._thread = threading.Thread(target=self._run, args=arguments, name="sqlite-writer", daemon=True)
+        self._thread.start()
         self._is_open = True
         try:
             await opened
@@ -77,8 +79,10 @@ class SqliteWriter(Generic[DatabaseT]):
         if self._is_open:
             self._is_open = False
             self._queue.put(None)
-        if self._ended is not None:
+        if self._ended is not None and self._thread is not None:
             await asyncio.shield(self._ended)
+            # It has nothing left to do but to end.
+            self._thread.join()
 
     async def call(self, operation: Callable[[DatabaseT], ResultT]) -> ResultT:
         """Executes an operation; a cancel of the caller changes nothing.

@@ -73,16 +73,17 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 
     `retry-after-ms` is OpenAI's and Azure's.
     """
+    value = headers.get("retry-after", "").strip()
     try:
         if milliseconds := headers.get("retry-after-ms"):
-            return max(0.0, float(milliseconds) / 1000)
-        if not (value := headers.get("retry-after")):
-            return None
-        if value.strip().replace(".", "", 1).isdigit():
-            return float(value)
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+            seconds = float(milliseconds) / 1000
+        elif value.replace(".", "", 1).isdigit():
+            seconds = float(value)
+        else:
+            seconds = max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except (ValueError, OverflowError):
         return None
+    return seconds if 0 <= seconds < float("inf") else None
 
 
 def as_failure_of(

@@ -5,6 +5,7 @@ is cancelled twice). The exchange takes hold of the connection before the answer
 turn of the loop in which it is asked to.
 """
 
+import asyncio
 import contextlib
 import ssl
 import weakref
@@ -15,6 +16,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import aiohttp
 import httpx
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from httpx_aiohttp import AiohttpTransport
 from typing_extensions import override
@@ -39,9 +41,12 @@ class _TrackedResponse(aiohttp.ClientResponse):
 
     @override
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-        if (exchange := _current.get()) is not None:
-            exchange.sent(connection, self)
-        return await super().start(connection)
+        if (exchange := _current.get()) is None:
+            return await super().start(connection)
+        exchange.sent(connection, self)
+        await super().start(connection)
+        exchange.answered(self.content)
+        return self
 
 
 class HttpClient:
@@ -75,16 +80,24 @@ class HttpClient:
         """The head of the answer; its body is not read."""
         return await self._http.send(request, stream=True)
 
-    def is_reused(self, protocol: object) -> bool:
+    def is_reused(self, protocol: ResponseHandler) -> bool:
         """Whether a connection had carried a request before; from now on it has."""
         if protocol in self._used:
             return True
         self._used.add(protocol)
+        if (closed := protocol.closed) is not None:
+            closed.add_done_callback(_take_note)
         return False
 
     async def aclose(self) -> None:
         """Closes all connections."""
         await self._http.aclose()
+
+
+def _take_note(closed: asyncio.Future[None]) -> None:
+    """Looks at how a connection ended, which asyncio wants somebody to do."""
+    if not closed.cancelled():
+        closed.exception()
 
 
 async def _pieces(content: bytes) -> AsyncIterator[bytes]:
@@ -115,8 +128,10 @@ class Exchange:
         self._request = request
         self._on_sent = on_sent
         self._connection: Connection | None = None
-        self._protocol: aiohttp.client_proto.ResponseHandler | None = None
+        self._protocol: ResponseHandler | None = None
+        self._closed: asyncio.Future[None] | None = None
         self._answer: aiohttp.ClientResponse | None = None
+        self._content: aiohttp.StreamReader | None = None
         self._response: httpx.Response | None = None
         self._inflater: zlib._Decompress | None = None
         self.is_reused = False
@@ -126,11 +141,20 @@ class Exchange:
 
     def sent(self, connection: Connection, answer: aiohttp.ClientResponse) -> None:
         """Called by the answer when the request's head has been written."""
-        self._connection, self._protocol, self._answer = connection, connection.protocol, answer
-        self.is_reused = self._client.is_reused(connection.protocol)
-        if self._protocol is not None and self._request.headers.get("connection") == "close":
-            self._protocol.force_close()
+        self._connection, self._answer = connection, answer
+        if (protocol := connection.protocol) is not None:
+            self._protocol = protocol
+            self.is_reused = self._client.is_reused(protocol)
+            self._closed = protocol.closed
+            if self._request.headers.get("connection") == "close":
+                protocol.force_close()
         self._on_sent()
+
+    def answered(self, content: aiohttp.StreamReader) -> None:
+        """Called by the answer when its head has been read."""
+        self._content = content
+        if self._closed is not None:
+            self._closed.add_done_callback(self._wake_reader)
 
     async def open(self) -> httpx.Response:
         """Sends the request and awaits the head of the answer.
@@ -154,12 +178,12 @@ class Exchange:
         Raises:
             BodyError: the body broke off.
         """
-        assert self._answer is not None
+        assert self._content is not None
         while True:
             if self._inflater is not None and self._inflater.unconsumed_tail:
                 return self._inflate(self._inflater.unconsumed_tail)
             try:
-                data = await self._answer.content.readany()
+                data = await self._content.readany()
             except (aiohttp.ClientError, OSError, RuntimeError) as error:
                 raise BodyError(error) from error
             self.wire_bytes += len(data)
@@ -170,11 +194,10 @@ class Exchange:
 
     def leftover(self) -> bytes:
         """What had arrived before the body broke off and was not read yet: the reader keeps it back after an error."""
-        if self._answer is None or self._inflater is not None:
+        if self._content is None or self._inflater is not None:
             return b""
-        content = self._answer.content
-        content.set_exception(None)  # type: ignore[arg-type]  # what it is set to is what it raises: now nothing
-        data = content.read_nowait()
+        self._content.set_exception(None)  # type: ignore[arg-type]  # what it is set to is what it raises: now nothing
+        data = self._content.read_nowait()
         self.wire_bytes += len(data)
         return data
 
@@ -194,14 +217,17 @@ class Exchange:
         Returns:
             Whether there was one. A connection that went back to the pool is not ours any more.
         """
-        transport = self._connection.transport if self._connection is not None else None
-        if transport is None:
+        if self._connection is None or (protocol := self._connection.protocol) is None:
             return False
-        transport.abort()
+        if protocol.transport is not None:
+            protocol.transport.abort()
+        self._wake_reader()
         return True
 
     async def aclose(self) -> None:
         """Leaves nothing open. A connection whose answer was read to its end stays in the pool."""
+        if self._closed is not None:
+            self._closed.remove_done_callback(self._wake_reader)
         if self._answer is not None:
             if not self._answer.closed:
                 self.cut()
@@ -209,6 +235,12 @@ class Exchange:
         if self._response is not None:
             with contextlib.suppress(aiohttp.ClientError, httpx.HTTPError, OSError):
                 await self._response.aclose()
+
+    def _wake_reader(self, _: object = None) -> None:
+        """The body cannot go on without its connection; aiohttp forgets to say so after bytes that are no HTTP."""
+        content = self._content
+        if content is not None and not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError())
 
     def _inflate(self, data: bytes) -> bytes:
         assert self._inflater is not None

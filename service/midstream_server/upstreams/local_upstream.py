@@ -8,17 +8,12 @@ from typing_extensions import override
 
 from midstream_server.errors import FirstTokenTimeout, ModelNotFound, UpstreamUnavailable
 from midstream_server.model import ModelInfo, Prompt
-from midstream_server.upstreams.base import CallOptions, Profile, Upstream, UpstreamBatch, UpstreamCall
+from midstream_server.upstreams.base import CallOptions, Upstream, UpstreamBatch, UpstreamCall
 from midstream_server.upstreams.local import EngineAddress, LocalEngine
 from midstream_server.upstreams.local_engine import MODEL
+from midstream_server.upstreams.profiles import PRESETS
 
-LOCAL_PROFILE = Profile(
-    running_usage="timings",
-    continue_prefix="assistant_prefill",
-    connection_close=True,
-    max_tokens_field="max_tokens",
-    extra_body={"return_progress": True, "timings_per_token": True},
-)
+LOCAL_PROFILE = replace(PRESETS["llamacpp"].profile, extra_body={"return_progress": True})
 """What the engine does differently. `return_progress` makes it notice a hang-up during the prompt, and without
 `Connection: close` one request in twenty meets a connection that it has closed without a word."""
 

@@ -1,0 +1,415 @@
+"""A generation over HTTP.
+
+An `HttpCall` opens its answer (connect, head, retries), then reads it through the dialect's parser, a batch per read.
+It owns three things: the clock of its waiting, the exchange that is under way, and a cancel scope around what has no
+connection yet. Who wants to stop it, the caller or the clock, closes the exchange's connection in the same turn of the
+loop, or where there is none, ends the scope; the iteration then finds out by itself.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import httpx
+import stamina
+from typing_extensions import override
+
+from midstream_server.errors import RunFailure, UpstreamMalformed, UpstreamTruncated, UpstreamUnavailable
+from midstream_server.upstreams.base import (
+    CallOptions,
+    Dialect,
+    HttpRequest,
+    MetadataReported,
+    ModelFinished,
+    PartDelta,
+    Profile,
+    StreamParser,
+    UpstreamBatch,
+    UpstreamCall,
+    UpstreamEvent,
+    UpstreamFailed,
+)
+from midstream_server.upstreams.http_clock import WaitClock
+from midstream_server.upstreams.http_errors import (
+    RETRYABLE_STATUSES,
+    SEND_ERRORS,
+    AttemptFailed,
+    as_failure_of,
+    failure_of_body,
+    failure_of_send,
+    is_disconnect,
+    retry_after_seconds,
+)
+from midstream_server.upstreams.http_exchange import BodyError, Exchange, HttpClient
+
+_ERROR_BODY_BYTES = 64 * 1024
+_ERROR_BODY_SECONDS = 5.0
+_REQUEST_ID_HEADERS = ("x-request-id", "request-id")
+_OUTPUT = (PartDelta, ModelFinished)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpUpstreamConfig:
+    """A configured endpoint. Secrets are in no repr; durations are seconds.
+
+    `secrets` are all keys of this process: whatever an endpoint echoes, none of them gets into a message.
+    """
+
+    name: str
+    base_url: str
+    api_key: str = field(default="", repr=False)
+    profile: Profile = Profile()
+    models: tuple[str, ...] = ()
+    """What to list where the endpoint cannot be asked."""
+    connect_seconds: float = 10.0
+    first_token_seconds: float = 30.0
+    idle_seconds: float = 30.0
+    models_seconds: float = 10.0
+    max_attempts: int = 3
+    retry_initial_seconds: float = 0.25
+    retry_max_seconds: float = 5.0
+    max_retry_after_seconds: float = 20.0
+    """A longer Retry-After is left to the caller."""
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+    def own(self, failure: RunFailure, *, retry_after: float | None = None) -> RunFailure:
+        """A failure of this upstream, fit to be shown."""
+        return as_failure_of(failure, self.name, (self.api_key, *self.secrets), retry_after=retry_after)
+
+
+class HttpCall(UpstreamCall):
+    """A generation over HTTP."""
+
+    def __init__(
+        self,
+        config: HttpUpstreamConfig,
+        dialect: Dialect,
+        client: HttpClient,
+        request: HttpRequest,
+        options: CallOptions,
+    ) -> None:
+        self._config = config
+        self._dialect = dialect
+        self._client = client
+        self._request = request
+        self._options = options
+        self._clock: WaitClock | None = None
+        self._exchange: Exchange | None = None
+        self._opening: asyncio.Timeout | None = None
+        self._connecting: asyncio.Timeout | None = None
+        self._is_aborted = False
+        self._attempts = 0
+
+    @override
+    async def __aenter__(self) -> "HttpCall":
+        """Opens nothing."""
+        return self
+
+    @override
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Closes the connection, if it is open."""
+        if self._clock is not None:
+            self._clock.stop()
+        await self._drop_exchange()
+
+    @property
+    @override
+    def attempts(self) -> int:
+        """How often the upstream was called."""
+        return self._attempts
+
+    @property
+    @override
+    def upstream(self) -> str:
+        """The name of the upstream."""
+        return self._config.name
+
+    @override
+    def abort(self) -> None:
+        """Closes the connection in this turn of the loop, in every position. Idempotent."""
+        self._is_aborted = True
+        self._interrupt()
+
+    @override
+    async def batches(self) -> AsyncIterator[UpstreamBatch]:
+        """The answer, a batch per read.
+
+        Raises:
+            RunFailure: there is none, it broke off, or it took too long.
+        """
+        assert self._clock is None, "a call is iterated once"
+        self._clock = self._make_clock()
+        if self._is_aborted or (response := await self._open()) is None:
+            return
+        parser = self._dialect.parser(self._config.profile)
+        if events := _facts_of_head(response):
+            yield UpstreamBatch(events=events, wire_bytes=0)
+        broken: BodyError | None = None
+        while True:
+            try:
+                batch = await self._read_batch(parser)
+            except BodyError as error:
+                broken = error
+                break
+            if batch is None or self._is_aborted:
+                break
+            yield batch
+            if batch.events and isinstance(batch.events[-1], UpstreamFailed):
+                return
+        if self._is_aborted:
+            return
+        if last := self._close(parser, broken):
+            yield last
+        self._raise_if_broken(broken, last)
+
+    def _make_clock(self) -> WaitClock:
+        config, options = self._config, self._options
+        first_token = _smaller(config.first_token_seconds, options.first_token_seconds)
+        return WaitClock(first_token, _smaller(config.idle_seconds, options.idle_seconds), self._interrupt)
+
+    def _interrupt(self) -> None:
+        """Ends whatever the iterating task waits for."""
+        if self._exchange is not None and self._exchange.cut():
+            return
+        if self._opening is not None:
+            self._opening.reschedule(asyncio.get_running_loop().time())
+
+    # --- Opening -----------------------------------------------------------------------------------------------------
+
+    async def _open(self) -> httpx.Response | None:
+        """An answer that is a stream of this dialect; None if the call was aborted.
+
+        Cancelling it closes the connection. Retries belong here, because before the head nothing was parsed.
+        """
+        assert self._clock is not None
+        self._clock.start()
+        response: httpx.Response | None = None
+        try:
+            async with asyncio.timeout(None) as self._opening:
+                async for attempt in stamina.retry_context(
+                    on=self._wait_before_retry,
+                    attempts=self._config.max_attempts,
+                    timeout=None,
+                    wait_initial=self._config.retry_initial_seconds,
+                    wait_max=self._config.retry_max_seconds,
+                    wait_jitter=self._config.retry_initial_seconds,
+                ):
+                    with attempt:
+                        response = await self._attempt()
+        except TimeoutError as error:
+            if self._is_aborted:
+                return None
+            raise self._config.own(self._clock.failure()) from error
+        except AttemptFailed as error:
+            if self._is_aborted:
+                return None
+            failure = self._clock.failure() if self._clock.is_expired else error.failure
+            raise self._config.own(failure) from error
+        finally:
+            self._opening = None
+            self._clock.pause()
+        return None if self._is_aborted else response
+
+    def _wait_before_retry(self, error: Exception) -> bool | float:
+        """Whether to try again, and when, if the upstream said when."""
+        assert self._clock is not None
+        if not isinstance(error, AttemptFailed) or not error.retryable or self._is_stopped:
+            return False
+        wait = error.failure.retry_after_seconds
+        if wait is None:
+            return True
+        return wait if wait <= min(self._config.max_retry_after_seconds, self._clock.seconds_left) else False
+
+    @property
+    def _is_stopped(self) -> bool:
+        return self._is_aborted or (self._clock is not None and self._clock.is_expired)
+
+    async def _attempt(self) -> httpx.Response:
+        try:
+            response = await self._send()
+            await self._check(response)
+        except BaseException:
+            await self._drop_exchange()
+            raise
+        return response
+
+    async def _send(self) -> httpx.Response:
+        """The head of an answer. A pooled connection that turns out to be dead is replaced once, at once."""
+        try:
+            return await self._exchange_heads()
+        except SEND_ERRORS as error:
+            is_stale = self._exchange is not None and self._exchange.is_reused and is_disconnect(error)
+            if not is_stale or self._is_stopped:
+                raise failure_of_send(error) from error
+        await self._drop_exchange()
+        try:
+            return await self._exchange_heads()
+        except SEND_ERRORS as error:
+            raise failure_of_send(error) from error
+
+    async def _exchange_heads(self) -> httpx.Response:
+        self._attempts += 1
+        request = make_http_request(self._client, self._config, self._dialect, self._request, "POST")
+        exchange = self._exchange = Exchange(self._client, request, self._stop_connect_clock)
+        try:
+            async with asyncio.timeout(self._config.connect_seconds) as self._connecting:
+                return await exchange.open()
+        except TimeoutError as error:
+            raise AttemptFailed(
+                UpstreamUnavailable("cannot connect to the upstream in time"), retryable=True
+            ) from error
+        finally:
+            self._connecting = None
+
+    def _stop_connect_clock(self) -> None:
+        if self._connecting is not None:
+            self._connecting.reschedule(None)
+        if self._is_stopped:
+            self._interrupt()
+
+    async def _check(self, response: httpx.Response) -> None:
+        """Lets only a stream of this dialect through.
+
+        Raises:
+            AttemptFailed: the answer is an error, or something else.
+        """
+        assert self._exchange is not None
+        status = response.status_code
+        media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if 200 <= status < 300 and status != 204 and (not media_type or media_type in self._dialect.content_types()):
+            return
+        body = await _read_error_body(self._exchange)
+        if status >= 400:
+            failure = self._dialect.map_error(status, body)
+            waiting = retry_after_seconds(response.headers)
+            own = self._config.own(failure, retry_after=waiting)
+            raise AttemptFailed(own, retryable=status in RETRYABLE_STATUSES)
+        raise AttemptFailed(self._config.own(self._misread(status, media_type, body)), retryable=False)
+
+    def _misread(self, status: int, media_type: str, body: bytes) -> RunFailure:
+        """The failure of an answer that is neither an error status nor a stream: often an error as bare JSON."""
+        if 300 <= status < 400:
+            return UpstreamMalformed("the upstream answered with a redirect, which is not followed", http_status=status)
+        parser = self._dialect.parser(self._config.profile)
+        for event in [*parser.feed(body), *parser.close()]:
+            if isinstance(event, UpstreamFailed) and not isinstance(
+                event.failure, UpstreamTruncated | UpstreamMalformed
+            ):
+                return event.failure
+        if not body:
+            return UpstreamTruncated("the upstream's answer is empty", http_status=status)
+        what = media_type[:100] if media_type.isprintable() else "something else"
+        return UpstreamMalformed(f"the upstream answered with {what} where a stream should be", http_status=status)
+
+    async def _drop_exchange(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            await exchange.aclose()
+
+    # --- Reading ---------------------------------------------------------------------------------------------------
+
+    async def _read_batch(self, parser: StreamParser) -> UpstreamBatch | None:
+        """What the next read gives; None at the end of the body. Cancelling it closes the connection.
+
+        Raises:
+            BodyError: the body broke off.
+        """
+        assert self._clock is not None
+        exchange = self._exchange
+        if exchange is None:
+            return None
+        before = exchange.wire_bytes
+        self._clock.start()
+        try:
+            data = await exchange.read()
+        except asyncio.CancelledError:
+            exchange.cut()
+            raise
+        finally:
+            self._clock.pause()
+        if not data:
+            return None
+        return self._batch(parser.feed(data), exchange.wire_bytes - before)
+
+    def _batch(self, events: list[UpstreamEvent], wire_bytes: int) -> UpstreamBatch:
+        if events:
+            assert self._clock is not None
+            if any(isinstance(event, _OUTPUT) for event in events):
+                self._clock.output()
+            if isinstance(last := events[-1], UpstreamFailed):
+                events[-1] = UpstreamFailed(failure=self._config.own(last.failure))
+        return UpstreamBatch(events=events, wire_bytes=wire_bytes)
+
+    def _close(self, parser: StreamParser, broken: BodyError | None) -> UpstreamBatch | None:
+        """What the end of the body tells. Of a body that broke off it can only tell what was whole."""
+        exchange = self._exchange
+        if exchange is None or self._is_stopped:
+            return None
+        before = exchange.wire_bytes
+        if broken is None and not self._was_reset(exchange):
+            events = parser.close()
+        else:
+            events = [*parser.feed(exchange.leftover()), *(each for each in parser.close() if not _is_guess(each))]
+        batch = self._batch(events, exchange.wire_bytes - before)
+        return batch if events or batch.wire_bytes else None
+
+    @staticmethod
+    def _was_reset(exchange: Exchange) -> bool:
+        return exchange.ends_with_connection and isinstance(exchange.lost_by(), OSError)
+
+    def _raise_if_broken(self, broken: BodyError | None, last: UpstreamBatch | None) -> None:
+        assert self._clock is not None
+        if self._is_aborted:
+            return
+        if self._clock.is_expired:
+            raise self._config.own(self._clock.failure()) from broken
+        exchange = self._exchange
+        if exchange is None or (last is not None and any(isinstance(event, UpstreamFailed) for event in last.events)):
+            return
+        if broken is not None or self._was_reset(exchange):
+            raise self._config.own(failure_of_body(exchange.lost_by())) from broken
+
+
+def _smaller(ours: float, theirs: float | None) -> float:
+    return ours if theirs is None else min(ours, theirs)
+
+
+def _is_guess(event: UpstreamEvent) -> bool:
+    """Whether a parser says something only because it takes the end of the body for the end of the answer."""
+    match event:
+        case UpstreamFailed(failure=UpstreamTruncated()) | ModelFinished(raw=""):
+            return True
+        case _:
+            return False
+
+
+def _facts_of_head(response: httpx.Response) -> list[UpstreamEvent]:
+    """The provider's id of the request, which its support asks for."""
+    facts = {name: value[:256] for name in _REQUEST_ID_HEADERS if (value := response.headers.get(name))}
+    return [MetadataReported(metadata=facts)] if facts else []
+
+
+def make_http_request(
+    client: HttpClient, config: HttpUpstreamConfig, dialect: Dialect, request: HttpRequest, method: str
+) -> httpx.Request:
+    """The request at the endpoint. A query in `base_url` (Azure's api-version) stays."""
+    base = httpx.URL(config.base_url)
+    url = base.copy_with(path=base.path.rstrip("/") + request.path).copy_merge_params(dict(request.query))
+    headers = {**request.headers}
+    if config.api_key:
+        headers.update(dialect.authorization(config.api_key))
+    if config.profile.connection_close:
+        headers["connection"] = "close"
+    return client.build_request(method, url, headers, request.body or None)
+
+
+async def _read_error_body(exchange: Exchange) -> bytes:
+    """As much of an error's body as comes soon; it only explains the status."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_ERROR_BODY_SECONDS):
+            while len(body) < _ERROR_BODY_BYTES and (data := await exchange.read()):
+                body += data
+    except (TimeoutError, BodyError):
+        pass
+    return bytes(body[:_ERROR_BODY_BYTES])
