@@ -53,7 +53,7 @@ crash: $(DEVELOPMENT) ## kill a real server 200 times under load, and hold what 
 	@PYTHONPATH=tests $(BIN)/python -m crash $(ARGS)
 
 .PHONY: image-check
-image-check: ## build the Dockerfile and run it, without a Docker engine (root, buildah, debootstrap)
+image-check: $(DEVELOPMENT) ## build the Dockerfile and run it, without a Docker engine (root, buildah, debootstrap)
 	@scripts/image-check.sh
 
 .PHONY: lock

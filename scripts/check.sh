@@ -20,6 +20,7 @@ check format $bin/ruff format --check
 check lint $bin/ruff check
 check types $bin/mypy
 check layers $bin/lint-imports --no-logo
+check dockerfile $bin/hadolint Dockerfile
 check proto-drift $bin/python scripts/protos.py drift
 check proto-lint $bin/python scripts/protos.py lint
 check proto-breaking $bin/python scripts/protos.py breaking

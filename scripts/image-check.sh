@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the Dockerfile and runs the image where there is no Docker engine: buildah builds it and runs it in a chroot, on
 # a Debian made by debootstrap that stands in for the official Python image. Needs root; installs both tools by apt.
-# The stand-in is made once and kept in $XDG_CACHE_HOME or /var/tmp (300 MB); nothing else is left behind.
+# The stand-in is made once and kept in $XDG_CACHE_HOME or /var/tmp (200 MB); nothing else is left behind.
 # usage: scripts/image-check.sh [--forget]      --forget removes the stand-in, and does nothing else
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -31,7 +31,7 @@ from midstream_server.model import (
 )
 from midstream_server.stores.base import RunRecord, RunStore
 from midstream_server.stores.memory import MemoryRunStore
-from scripted_upstream import MODEL, ScriptedCall, ScriptedUpstream
+from scripted_upstream import MODEL, ScriptedCall, ScriptedRegistry, ScriptedUpstream
 
 EPOCH: Instant = 1_800_000_000_000_000_000
 CONTINUE = DetachPolicy(action=DetachAction.CONTINUE)
@@ -57,10 +57,13 @@ async def advance(seconds: float) -> None:
 
 
 class LoopClock:
-    """A wall clock that goes with the loop's, so that a virtual clock moves both."""
+    """A wall clock that goes with the loop's, so that a virtual clock moves both; it can also jump."""
+
+    def __init__(self) -> None:
+        self.jumped_seconds = 0.0
 
     def now(self) -> Instant:
-        return EPOCH + round(asyncio.get_running_loop().time() * 1e9)
+        return EPOCH + round((asyncio.get_running_loop().time() + self.jumped_seconds) * 1e9)
 
 
 def text_of(message: Message | None) -> str:
@@ -153,6 +156,7 @@ class Engine:
     supervisor: Supervisor
     upstream: ScriptedUpstream
     store: FlakyStore
+    clock: LoopClock
 
     async def start(self, run_id: str = "run", *, fingerprint: str = "1:same", **spec: Any) -> Follower:
         """A stream of Generate."""
@@ -212,12 +216,16 @@ async def running_engine(
     inner: RunStore | None = None, replica: str = "replica-1", **options: Any
 ) -> AsyncIterator[Engine]:
     """An engine; afterwards nothing of it is left."""
-    store, upstream = FlakyStore(inner or MemoryRunStore()), ScriptedUpstream()
+    store, upstream, clock = FlakyStore(inner or MemoryRunStore()), ScriptedUpstream(), LoopClock()
     before = asyncio.all_tasks()
     supervisor = Supervisor(
-        store, upstream, LoopClock(), lambda: f"id-{next(_ids)}", SupervisorOptions(replica=replica, **options)
+        store,
+        ScriptedRegistry(upstream),
+        clock,
+        lambda: f"id-{next(_ids)}",
+        SupervisorOptions(replica=replica, **options),
     )
     async with supervisor:
-        yield Engine(supervisor, upstream, store)
+        yield Engine(supervisor, upstream, store, clock)
     left = {task.get_name() for task in asyncio.all_tasks() - before}
     assert not left, f"tasks are left: {left}"

@@ -10,6 +10,7 @@ from midstream_server.upstreams.base import (
     CallOptions,
     ModelFinished,
     PartDelta,
+    Upstream,
     UpstreamBatch,
     UpstreamCall,
     UpstreamEvent,
@@ -87,7 +88,7 @@ class ScriptedCall:
 
 
 class ScriptedUpstream:
-    """Keeps its calls; also the registry that knows only itself."""
+    """An endpoint that keeps its calls."""
 
     name = "scripted"
     supports_continue = False
@@ -105,10 +106,20 @@ class ScriptedUpstream:
         """The calls that reached the upstream."""
         return [call for call in self.calls if call.attempts]
 
-    def resolve(self, model: str) -> tuple["ScriptedUpstream", str]:
+    async def models(self) -> Sequence[ModelInfo]:
+        return [ModelInfo(name=MODEL, upstream=self.name, dialect="scripted")]
+
+
+class ScriptedRegistry:
+    """Knows one upstream with one model."""
+
+    def __init__(self, upstream: ScriptedUpstream) -> None:
+        self.upstream = upstream
+
+    def resolve(self, model: str) -> tuple[Upstream, str]:
         if model != MODEL:
             raise ModelNotFound
-        return self, "model"
+        return self.upstream, "model"
 
     async def models(self) -> tuple[Sequence[ModelInfo], Sequence[str]]:
-        return [ModelInfo(name=MODEL, upstream=self.name, dialect="scripted")], []
+        return await self.upstream.models(), []

@@ -84,9 +84,11 @@ async def connected(target: str, *options: tuple[str, int], is_shared: bool = Fa
 
 def call_stream(channel: grpc.aio.Channel, timeout: float | None = None) -> Any:
     """Calls the streaming method."""
-    return channel.unary_stream(f"/{SERVICE}/Stream")(b"", timeout=timeout)
+    method: Any = channel.unary_stream(f"/{SERVICE}/Stream")
+    return method(b"", timeout=timeout)
 
 
 def call_unary(channel: grpc.aio.Channel, timeout: float | None = None) -> Any:
     """Calls the unary method."""
-    return channel.unary_unary(f"/{SERVICE}/Unary")(b"", timeout=timeout)
+    method: Any = channel.unary_unary(f"/{SERVICE}/Unary")
+    return method(b"", timeout=timeout)

@@ -16,7 +16,7 @@ from midstream.v1 import generation_service_pb2 as wire
 from midstream.v1 import generation_service_pb2_grpc, run_pb2
 from midstream_server.app import Application, serving
 from midstream_server.settings import LocalSettings, Settings, UpstreamSettings
-from midstream_simulator import Finish, Gate, Role, Script, Simulator, Text
+from midstream_simulator import Finish, Gate, Role, Script, Simulator, Step, Text
 
 PATIENCE_SECONDS = 10.0
 """For what takes milliseconds: a bound, no measurement."""
@@ -70,7 +70,7 @@ async def simulated_service(store: str = "memory:", **overrides: Any) -> AsyncIt
 def settings_for(base_url: str, **overrides: Any) -> Settings:
     """Settings of a server on a free port with one upstream, `sim`."""
     upstream = UpstreamSettings(dialect="openai-chat", base_url=base_url)
-    fields = {
+    fields: dict[str, Any] = {
         "listen": "127.0.0.1:0",
         "store": "memory:",
         "local": LocalSettings(enabled=False),
@@ -94,10 +94,10 @@ def request_for(model: str, prompt: str = "hi", **fields: Any) -> wire.GenerateR
     return wire.GenerateRequest(model=f"sim/{model}", messages=[message], **fields)
 
 
-def stepwise(*pieces: str, finish: bool = True) -> Script:
-    """A script that says one piece after the other, parked before each at the gate of its name."""
-    steps = [step for piece in pieces for step in (Gate(piece), Text([piece]))]
-    return [Role(), *steps, *([Gate("finish"), Finish()] if finish else [])]
+def stepwise(*pieces: str) -> Script:
+    """A script that says one piece after the other, parked before each at the gate of its name, then at `finish`."""
+    steps: list[Step] = [step for piece in pieces for step in (Gate(piece), Text([piece]))]
+    return [Role(), *steps, Gate("finish"), Finish()]
 
 
 class Stream:
@@ -167,9 +167,7 @@ class Stream:
     def sequences(self) -> list[int]:
         """The sequences that the events cover, one by one."""
         return [
-            number
-            for event in self.log
-            for number in range(event.first_sequence or event.sequence, event.sequence + 1)
+            number for event in self.log for number in range(event.first_sequence or event.sequence, event.sequence + 1)
         ]
 
 
@@ -178,7 +176,7 @@ def text_of(run: run_pb2.Run) -> str:
     return "".join(part.text.text for part in run.message.parts)
 
 
-def detail(error: grpc.RpcError, kind: type[Message]) -> Any:
+def detail(error: Any, kind: type[Message]) -> Any:
     """The detail of this type, of which an error has exactly one; an empty one if it has none."""
     status = rpc_status.from_call(error)
     found = [each for each in (status.details if status else ()) if each.Is(kind.DESCRIPTOR)]
@@ -189,14 +187,14 @@ def detail(error: grpc.RpcError, kind: type[Message]) -> Any:
     return message
 
 
-def reason(error: grpc.RpcError) -> str:
+def reason(error: Any) -> str:
     """The ErrorInfo's reason."""
     info = detail(error, error_details_pb2.ErrorInfo)
     assert info.domain == "midstream.v1"
     return str(info.reason)
 
 
-def wrong_fields(error: grpc.RpcError) -> Sequence[str]:
+def wrong_fields(error: Any) -> Sequence[str]:
     """The fields of BadRequest."""
     return [each.field for each in detail(error, error_details_pb2.BadRequest).field_violations]
 

@@ -187,7 +187,7 @@ async def test_damage_that_opening_would_not_meet_is_recognised_too(tmp_path):
         await store.seal(seal(1, key=key))
     await store.close()
     with apsw.Connection(str(path)) as connection:
-        page = connection.execute("SELECT max(pageno) FROM dbstat WHERE name = 'run' AND pagetype = 'leaf'").get
+        page = connection.execute("SELECT min(pageno) FROM dbstat WHERE name = 'run' AND pagetype = 'leaf'").get
     connection.close()
     content = path.read_bytes()
     path.write_bytes(content[: (page - 1) * 4_096] + b"\xaa" * 4_096 + content[page * 4_096 :])

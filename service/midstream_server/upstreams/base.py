@@ -141,10 +141,24 @@ class HttpRequest:
     query: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelListing:
+    """How an endpoint lists its models, as JSON. The defaults are OpenAI's: `{"data": [{"id": …}]}`, or a bare list."""
+
+    request: HttpRequest = HttpRequest(path="/models", body=b"")
+    list_field: str = "data"
+    name_field: str = "id"
+    name_prefix: str = ""
+    """What stands before every name and is no part of it."""
+    only_with: tuple[str, str] | None = None
+    """Only models that have this word in the list under this field."""
+
+
 class Dialect(Protocol):
     """A wire grammar. Stateless; one instance serves all upstreams that speak it."""
 
     name: str
+    model_listing: ModelListing
 
     def build_request(self, model: str, prompt: Prompt, profile: Profile) -> HttpRequest:
         """The HTTP request for a prompt.

@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from midstream_server.errors import UpstreamMalformed, UpstreamUnavailable
 from midstream_server.model import ModelInfo, Prompt
-from midstream_server.upstreams.base import CallOptions, Dialect, HttpRequest, Upstream
+from midstream_server.upstreams.base import CallOptions, Dialect, Upstream
 from midstream_server.upstreams.http_call import HttpCall, HttpUpstreamConfig, make_http_request
 from midstream_server.upstreams.http_errors import SEND_ERRORS, failure_of_send
 from midstream_server.upstreams.http_exchange import Exchange, HttpClient
@@ -63,9 +63,8 @@ class HttpUpstream(Upstream):
         ]
 
     async def _ask_for_models(self) -> tuple[str, ...]:
-        """https://platform.openai.com/docs/api-reference/models/list."""
-        listing = HttpRequest(path="/models", body=b"")
-        request = make_http_request(self._client, self._config, self._dialect, listing, "GET")
+        listing = self._dialect.model_listing
+        request = make_http_request(self._client, self._config, self._dialect, listing.request, "GET")
         exchange = Exchange(self._client, request, lambda: None)
         try:
             async with asyncio.timeout(self._config.models_seconds):
@@ -80,7 +79,7 @@ class HttpUpstream(Upstream):
         if response.status_code != 200:
             raise self._config.own(self._dialect.map_error(response.status_code, body[:_ERROR_BODY_BYTES]))
         try:
-            return read_model_names(body)
+            return read_model_names(body, listing)
         except ValueError as error:
             raise self._config.own(UpstreamMalformed("the upstream's list of models cannot be read")) from error
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from midstream_server.errors import RunFailure
 from midstream_server.model import Prompt
-from midstream_server.upstreams.base import HttpRequest, Profile, StreamParser
+from midstream_server.upstreams.base import HttpRequest, ModelListing, Profile, StreamParser
 from midstream_server.upstreams.openai_chat_errors import failure_of_status
 from midstream_server.upstreams.openai_chat_parser import ChatParser
 from midstream_server.upstreams.openai_chat_request import build_chat_request
@@ -17,6 +17,8 @@ class OpenAIChatDialect:
     """The grammar `openai-chat`."""
 
     name = NAME
+    model_listing = ModelListing()
+    """https://platform.openai.com/docs/api-reference/models/list."""
 
     def build_request(self, model: str, prompt: Prompt, profile: Profile) -> HttpRequest:
         """The HTTP request for a prompt.

@@ -4,7 +4,6 @@ Text, reasoning and refusals are keyed by their order, since text after anything
 order of their own, since several may be open and go on by their index.
 """
 
-import hashlib
 from dataclasses import dataclass
 
 from midstream_server.model import (
@@ -19,6 +18,7 @@ from midstream_server.model import (
 )
 from midstream_server.upstreams.base import EventIgnored, PartDelta, UpstreamEvent
 from midstream_server.upstreams.json_text import as_count, as_list, as_object, as_text, encode_json
+from midstream_server.upstreams.mapping import made_call_id
 from midstream_server.upstreams.openai_chat_annotations import read_annotations, read_logprobs
 from midstream_server.upstreams.openai_chat_reasoning import ReasoningState, reasoning_text, thinking_text
 
@@ -205,7 +205,7 @@ class ChoiceReader:
         if call is None:
             call = self._calls[slot] = _Call(key=f"tool:{self._call_count}")
             self._call_count += 1
-            given_id = call_id or self._made_id()
+            given_id = call_id or made_call_id(self._response_id, self._call_count)
         else:
             given_id = call_id if call_id != call.id else ""
         payload = ToolCallDelta(id=given_id, name=name if name != call.name else "", arguments=arguments)
@@ -223,11 +223,6 @@ class ChoiceReader:
         if call_id:
             return f"id {call_id}"
         return f"call {self._call_count}" if name or self._last_call is None else self._last_call
-
-    def _made_id(self) -> str:
-        """An id where the provider gives none: a result must be able to name its call."""
-        digest = hashlib.sha256(self._response_id.encode("utf-8", "replace")).hexdigest()[:16]
-        return f"call_{digest}_{self._call_count}"
 
 
 def _arguments(value: JsonValue) -> str:

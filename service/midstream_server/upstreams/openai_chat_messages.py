@@ -3,7 +3,7 @@
 import base64
 import mimetypes
 from collections.abc import Sequence
-from typing import Never, assert_never
+from typing import assert_never
 
 from midstream_server.errors import ContinueUnsupported, FieldViolation, InvalidRequest
 from midstream_server.model import (
@@ -19,7 +19,7 @@ from midstream_server.model import (
     ToolResult,
 )
 from midstream_server.upstreams.base import Profile
-from midstream_server.upstreams.json_text import decode_json
+from midstream_server.upstreams.mapping import own_state, refuse_part
 
 _AUDIO_FORMATS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
 
@@ -75,17 +75,12 @@ def prefix_fields(prefix: Message | None, messages: list[WireMessage], profile: 
             raise ContinueUnsupported
 
 
-def _refuse(path: str, part: Part, why: str) -> Never:
-    names = {Text: "text", Blob: "blob", Reasoning: "reasoning", ToolCall: "tool_call", ToolResult: "tool_result"}
-    raise InvalidRequest(FieldViolation(f"{path}.{names.get(type(part.content), 'refusal')}", why))
-
-
 def _plain_content(parts: Sequence[Part], path: str) -> str | list[WireMessage]:
     """Text alone: as a string if there is one, because that is what every relative reads."""
     texts = []
     for index, part in enumerate(parts):
         if not isinstance(part.content, Text):
-            _refuse(f"{path}.parts[{index}]", part, "Chat Completions takes only text here")
+            refuse_part(f"{path}.parts[{index}]", part, "Chat Completions takes only text here")
         texts.append(part.content.text)
     return texts[0] if len(texts) == 1 else [{"type": "text", "text": text} for text in texts]
 
@@ -107,7 +102,7 @@ def _map_user(parts: Sequence[Part], path: str) -> list[WireMessage]:
                     content = []
                 mapped.append(_map_tool_result(result, f"{part_path}.tool_result"))
             case ToolCall() | Reasoning() | Refusal():
-                _refuse(part_path, part, "only the model says this")
+                refuse_part(part_path, part, "only the model says this")
             case _:
                 assert_never(part.content)
     if content:
@@ -165,9 +160,9 @@ def _map_assistant(parts: Sequence[Part], path: str, dialect: str) -> WireMessag
                 function = {"name": name, "arguments": arguments or "{}"}
                 calls.append({"id": call_id, "type": "function", "function": function})
             case Reasoning():
-                state = _own_state(part, dialect) or state
+                state = own_state(part, dialect) or state  # https://openrouter.ai/docs/use-cases/reasoning-tokens
             case Blob() | ToolResult():
-                _refuse(
+                refuse_part(
                     f"{path}.parts[{index}]", part, "Chat Completions takes only text and tool calls from the model"
                 )
             case _:
@@ -185,14 +180,3 @@ def _assistant_content(text: str, refusals: list[str], has_calls: bool) -> objec
         said: list[WireMessage] = [{"type": "text", "text": text}] if text else []
         return [*said, *({"type": "refusal", "refusal": refusal} for refusal in refusals)]
     return None if has_calls and not text else text
-
-
-def _own_state(part: Part, dialect: str) -> JsonValue:
-    """https://openrouter.ai/docs/use-cases/reasoning-tokens#preserving-reasoning-blocks."""
-    state = part.provider_state
-    if state is None or state.dialect != dialect:
-        return None
-    try:
-        return decode_json(state.data)
-    except ValueError:
-        return None

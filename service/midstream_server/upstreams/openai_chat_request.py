@@ -4,7 +4,7 @@ What cannot be said in Chat Completions, or not to this endpoint, is refused wit
 was asked for is left out in silence.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import assert_never
 
 import msgspec
@@ -22,6 +22,7 @@ from midstream_server.model import (
     ToolChoiceMode,
 )
 from midstream_server.upstreams.base import HttpRequest, Profile
+from midstream_server.upstreams.mapping import merge_options, raw_object
 from midstream_server.upstreams.openai_chat_messages import map_messages, prefix_fields
 
 _PATH = "/chat/completions"
@@ -72,7 +73,7 @@ def build_chat_request(model: str, prompt: Prompt, profile: Profile, dialect: st
     body.update(_tool_fields(prompt.tools, prompt.tool_choice))
     body.update(_parameter_fields(prompt.parameters, profile, has_tools=bool(prompt.tools)))
     body.update(profile.extra_body)
-    _merge_options(body, prompt.provider_options)
+    merge_options(body, prompt.provider_options, _SHAPE)
     return HttpRequest(path=_PATH, body=msgspec.json.encode(body), headers=_HEADERS)
 
 
@@ -118,20 +119,10 @@ def _map_tool(tool: Tool, index: int) -> dict[str, object]:
     if tool.description:
         function["description"] = tool.description
     if tool.parameters_schema:
-        function["parameters"] = _raw_schema(tool.parameters_schema, f"tools[{index}].parameters_schema")
+        function["parameters"] = raw_object(tool.parameters_schema, f"tools[{index}].parameters_schema")
     if tool.strict is not None:
         function["strict"] = tool.strict
     return {"type": "function", "function": function}
-
-
-def _raw_schema(schema: str, path: str) -> msgspec.Raw:
-    """A schema byte for byte: the order of its keys is the order in which a model writes them."""
-    raw = schema.encode("utf-8", "replace")
-    try:
-        msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(FieldViolation(path, "is not a JSON object")) from error
-    return msgspec.Raw(raw)
 
 
 def _parameter_fields(parameters: GenerationParameters, profile: Profile, *, has_tools: bool) -> dict[str, object]:
@@ -190,26 +181,9 @@ def _map_response_format(form: ResponseFormat | None) -> dict[str, object] | Non
             schema: dict[str, object] = {"name": form.name}
             if form.description:
                 schema["description"] = form.description
-            schema["schema"] = _raw_schema(form.schema, "parameters.response_format.json_schema.schema")
+            schema["schema"] = raw_object(form.schema, "parameters.response_format.json_schema.schema")
             if form.strict is not None:
                 schema["strict"] = form.strict
             return {"type": "json_schema", "json_schema": schema}
         case _:
             assert_never(form)
-
-
-def _merge_options(body: dict[str, object], options: Mapping[str, object]) -> None:
-    """The caller's own fields, none of which may change the shape of the answer or contradict the request."""
-    violations = []
-    for name in options:
-        if name in _SHAPE:
-            violations.append(
-                FieldViolation(f'provider_options["{name}"]', "may not be set: it changes the shape of the answer")
-            )
-        elif name in body:
-            violations.append(
-                FieldViolation(f'provider_options["{name}"]', "is set already by the request or its upstream")
-            )
-    if violations:
-        raise InvalidRequest(*violations)
-    body.update(options)

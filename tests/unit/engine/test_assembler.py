@@ -13,6 +13,7 @@ from midstream_server.model import (
     Annotation,
     Blob,
     BlobDelta,
+    DeltaPayload,
     FinishReason,
     Message,
     MessageDelta,
@@ -30,7 +31,12 @@ from midstream_server.model import (
 )
 from midstream_server.upstreams.base import PartDelta
 
-KINDS = ("text", "reasoning", "refusal", "tool", "blob")
+PLAIN: dict[str, type[TextDelta | ReasoningDelta | RefusalDelta]] = {
+    "text": TextDelta,
+    "reasoning": ReasoningDelta,
+    "refusal": RefusalDelta,
+}
+KINDS = (*PLAIN, "tool", "blob")
 LONG = "😀é" * 20_000
 """More than one payload's worth."""
 
@@ -83,7 +89,7 @@ def _deltas(draw: st.DrawFn, part: str, source: Source, *, bare: bool, ends: boo
     kind = source.kinds[part]
     piece: str | bytes = draw(blobs) if kind == "blob" else draw(fragments)
     first = not source.pieces[part]
-    payload = None
+    payload: DeltaPayload | None = None
     if not bare:
         source.pieces[part].append(piece)
         if isinstance(piece, bytes):
@@ -91,7 +97,7 @@ def _deltas(draw: st.DrawFn, part: str, source: Source, *, bare: bool, ends: boo
         elif kind == "tool":
             payload = ToolCallDelta(id="call-1" if first else "", name="look_up" if first else "", arguments=piece)
         else:
-            payload = {"text": TextDelta, "reasoning": ReasoningDelta, "refusal": RefusalDelta}[kind](piece)
+            payload = PLAIN[kind](piece)
     return PartDelta(
         part=part,
         payload=payload,
@@ -173,10 +179,10 @@ def test_nothing_beside_the_payload_is_lost(source):
     assert sum(len(delta.annotations) for delta in deltas) == sum(len(each.annotations) for each in source.deltas)
     assert sum(len(delta.logprobs) for delta in deltas) == sum(len(each.logprobs) for each in source.deltas)
     message = fold(deltas)
-    states = {part: None for part in source.kinds}
+    states: dict[str, ProviderState | None] = dict.fromkeys(source.kinds)
     for each in source.deltas:
         states[each.part] = each.provider_state or states[each.part]
-    assert [part.provider_state for part in message.parts if message] == list(states.values()) if message else True
+    assert [part.provider_state for part in (message.parts if message else ())] == list(states.values())
 
 
 @given(sources())
@@ -229,7 +235,7 @@ def test_log_of_a_run_folds_to_the_same_message_merged_or_not(source):
     assert fold([delta for delta in merged if isinstance(delta, MessageDelta)]) == fold(deltas)
 
 
-# --- Cases that have a name --------------------------------------------------------------------------------------------
+# --- Cases that have a name ------------------------------------------------------------------------------------------
 
 
 def part_text(piece: str, *, end: PartState | None = None, part: str = "t") -> PartDelta:

@@ -407,7 +407,7 @@ async def test_cancel_while_a_reader_waits_gives_it_the_end():
 
         _, run = await engine.cancel()
 
-        assert await waiting == [run, run]
+        assert list(await waiting) == [run, run]
 
 
 @pytest.mark.looptime

@@ -21,8 +21,7 @@ from midstream_server.model import (
 )
 from midstream_server.stores.base import RecordIntent, RecordPhase
 from midstream_server.stores.memory import MemoryRunStore
-from scripted_upstream import ScriptedUpstream, finish, text
-
+from scripted_upstream import ScriptedRegistry, ScriptedUpstream, finish, text
 
 # --- Drain -----------------------------------------------------------------------------------------------------------
 
@@ -173,10 +172,14 @@ async def test_leaving_the_supervisor_while_the_store_is_away_takes_seconds_and_
 
 async def test_error_of_the_body_leaves_the_supervisor_as_it_was_raised():
     """A server that cannot listen says so, and not that a group of tasks had errors."""
-    with pytest.raises(KeyError):
+
+    async def fail_inside() -> None:
         async with running_engine() as engine:
             await engine.start()
             raise KeyError("port")
+
+    with pytest.raises(KeyError):
+        await fail_inside()
 
 
 async def test_store_that_cannot_be_recovered_is_closed_again():
@@ -186,7 +189,9 @@ async def test_store_that_cannot_be_recovered_is_closed_again():
     store.fail("orphans")
 
     with pytest.raises(StoreUnavailable):
-        async with Supervisor(store, ScriptedUpstream(), LoopClock(), str, SupervisorOptions(replica="r")):
+        async with Supervisor(
+            store, ScriptedRegistry(ScriptedUpstream()), LoopClock(), str, SupervisorOptions(replica="r")
+        ):
             raise AssertionError("it must not start")
     assert store.calls["close"] == 1
 
@@ -283,7 +288,7 @@ async def test_generate_of_a_recovered_run_replays_it_and_costs_nothing():
         assert engine.upstream.started_calls == []
 
 
-# --- Another owner -----------------------------------------------------------------------------------------------------
+# --- Another owner ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("moment", ["append", "seal"])

@@ -1,4 +1,4 @@
-"""A store that is away: same entries, no gap, no duplicate; after 30 s the upstreams are closed; an outage is no cancel."""
+"""A store that is away: no gap, no duplicate; after 30 s the upstreams are closed; an outage is not a cancel."""
 
 import asyncio
 

@@ -131,7 +131,7 @@ async def test_live_runs_are_bounded_and_attaching_costs_no_place():
 
 @pytest.mark.parametrize("operation", ["get", "join_conversation", "start"])
 async def test_cancel_of_a_start_while_the_store_works_leaves_a_released_run(operation):
-    """A caller who leaves at any await leaves a run that its policy ends: CANCELLED, CLIENT_GONE; no upstream call stays."""
+    """A caller who leaves at any await leaves a run that its policy ends: CANCELLED(CLIENT_GONE), no call open."""
     async with running_engine() as engine:
         engine.store.freeze(operation)
         starting = asyncio.create_task(engine.start(conversation_id="talk"))
