@@ -25,7 +25,7 @@ serve: $(RUNTIME) ## run the server on 127.0.0.1:50051
 
 .PHONY: test
 test: $(DEVELOPMENT) ## run the tests (ARGS='-k cancel' goes to pytest)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 .PHONY: check
 check: $(DEVELOPMENT) ## formatting, lint, types, import layers, contract: all that CI checks besides the tests

@@ -3,9 +3,14 @@
 import asyncio
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from recordings import ABSENT, recordings_folder
+
+
+hypothesis.settings.register_profile("midstream", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("midstream")
 
 
 def pytest_configure() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,6 +64,13 @@ class LoopClock:
 
     def now(self) -> Instant:
         return EPOCH + round((asyncio.get_running_loop().time() + self.jumped_seconds) * 1e9)
+
+
+class SharedStore(FlakyStore):
+    """What several processes would share: nobody in it is dead."""
+
+    async def orphans(self, owner: str, limit: int) -> Sequence[RunKey]:
+        return []
 
 
 def text_of(message: Message | None) -> str:

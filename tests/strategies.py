@@ -1,6 +1,5 @@
 """Hypothesis strategies for the values of the domain: every shape that the contract can carry."""
 
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from midstream_server.errors import RUN_FAILURES
@@ -48,8 +47,6 @@ from midstream_server.model import (
 )
 
 # A machine that is busy with something else is not a failure.
-settings.register_profile("without-deadline", deadline=None)
-settings.load_profile("without-deadline")
 
 texts = st.text(max_size=20)
 data = st.binary(max_size=20)

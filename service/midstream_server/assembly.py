@@ -6,16 +6,23 @@ from dataclasses import dataclass, replace
 
 from midstream_server.errors import InvalidSettings
 from midstream_server.settings import Settings, UpstreamSettings
+from midstream_server.upstreams.anthropic import AnthropicDialect
 from midstream_server.upstreams.base import Dialect, Profile, Upstream, UpstreamRegistry
+from midstream_server.upstreams.gemini import GeminiDialect
 from midstream_server.upstreams.http import HttpUpstream, HttpUpstreamConfig
 from midstream_server.upstreams.http_exchange import HttpClient
 from midstream_server.upstreams.local import LocalEngine, LocalEngineOptions
 from midstream_server.upstreams.local_upstream import LOCAL_PROFILE, LocalUpstream, UpstreamFactory
+from midstream_server.upstreams.ollama import OllamaDialect
 from midstream_server.upstreams.openai_chat import OpenAIChatDialect
+from midstream_server.upstreams.openai_responses import OpenAIResponsesDialect
 from midstream_server.upstreams.profiles import PRESETS, Preset
 from midstream_server.upstreams.registry import ConfiguredUpstreams
 
-DIALECTS: dict[str, Dialect] = {each.name: each for each in (OpenAIChatDialect(),)}
+DIALECTS: dict[str, Dialect] = {
+    each.name: each
+    for each in (OpenAIChatDialect(), OpenAIResponsesDialect(), AnthropicDialect(), GeminiDialect(), OllamaDialect())
+}
 """Every wire grammar by the name that a configuration uses."""
 
 

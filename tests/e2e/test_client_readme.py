@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.client_service import simulated_service
+from rpc.served import simulated_service
 
 README = Path(__file__).parents[2] / "clients" / "python" / "README.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)

@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from e2e.client_service import Service, simulated_service
 from midstream_client import AsyncClient, CancelReason, RunState
 from midstream_client.errors import RunIdConflict, UpstreamUnavailable
 from midstream_simulator import Finish, Gate, Role, Text
 from rpc.client_transcripts import Follow, follow_async, follow_sync
+from rpc.served import Service, simulated_service
 from rpc.tcp_proxy import TcpProxy
 
 both = pytest.mark.parametrize("follow", [follow_async, follow_sync], ids=["async", "sync"])

@@ -3,11 +3,11 @@
 https://platform.openai.com/docs/api-reference/chat-streaming
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, assert_never
 
+from midstream_simulator.bodies import messages_of, text_of, to_json
 from midstream_simulator.dialect import Encoder, Frames, JsonObject
 from midstream_simulator.steps import (
     Comment,
@@ -29,35 +29,6 @@ _STAMP = "0123456789abcdef"
 _ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
-def _json(value: object) -> str:
-    """JSON as providers send it; half a surrogate pair, which UTF-8 cannot carry, is escaped."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text if _is_encodable(text) else json.dumps(value, separators=(",", ":"))
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _messages(body: JsonObject) -> list[JsonObject]:
-    """Those that are objects; the others have been refused, or will be."""
-    messages = body.get("messages")
-    return [each for each in messages if isinstance(each, dict)] if isinstance(messages, list) else []
-
-
-def _text_of(message: JsonObject) -> str:
-    """The text of a message; its content may be a string, a list of typed parts, or null."""
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    parts = [part for part in content or () if isinstance(part, dict)]
-    return "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
-
-
 class ChatEncoder:
     """Encodes one answer as `chat.completion.chunk` events."""
 
@@ -65,7 +36,7 @@ class ChatEncoder:
         self.output_tokens = 0
         self.pieces: list[str] = []
         self._reasoning_tokens = 0
-        self._prompt_tokens = sum(len(_text_of(message).split()) for message in _messages(body))
+        self._prompt_tokens = sum(len(text_of(message).split()) for message in messages_of(body))
         options = body.get("stream_options")
         options = options if isinstance(options, dict) else {}
         self._usage_asked = bool(options.get("include_usage"))
@@ -77,7 +48,7 @@ class ChatEncoder:
             "model": body.get("model", ""),
             "system_fingerprint": "fp_simulator",
         }
-        self._prefix = "data: " + _json(self._base)[:-1]
+        self._prefix = "data: " + to_json(self._base)[:-1]
 
     def frames(self, step: ContentStep) -> Frames:
         """The events of a step."""
@@ -114,7 +85,7 @@ class ChatEncoder:
                 assert_never(step)
 
     def _event(self, fields: dict[str, Any]) -> bytes:
-        return f"{self._prefix},{_json(fields)[1:]}\n\n".encode()
+        return f"{self._prefix},{to_json(fields)[1:]}\n\n".encode()
 
     def _chunk(self, delta: dict[str, Any], finish: str | None = None, choice: int = 0) -> bytes:
         fields: dict[str, Any] = {
@@ -182,7 +153,7 @@ class ChatEncoder:
         if step.form == "chunk":
             return self._event({**error, "choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "error"}]})
         name = "event: error\n" if step.form == "event" else ""
-        return f"{name}data: {_json(error)}\n\n".encode()
+        return f"{name}data: {to_json(error)}\n\n".encode()
 
 
 class ChatDialect:
@@ -206,13 +177,13 @@ class ChatDialect:
     def refuse(self, body: JsonObject) -> str | None:
         """Messages must be there, and only streams are spoken."""
         messages = body.get("messages")
-        if not isinstance(messages, list) or len(_messages(body)) != len(messages):
+        if not isinstance(messages, list) or len(messages_of(body)) != len(messages):
             return "messages must be a list of objects"
         return None if body.get("stream") is True else "the simulator only streams: set stream to true"
 
     def last_user_text(self, body: JsonObject) -> str:
         """The text of the last message whose role is user."""
-        return next((_text_of(each) for each in reversed(_messages(body)) if each.get("role") == "user"), "")
+        return next((text_of(each) for each in reversed(messages_of(body)) if each.get("role") == "user"), "")
 
     def max_tokens(self, body: JsonObject) -> int | None:
         """By its new name, or by its old one."""

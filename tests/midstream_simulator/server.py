@@ -14,12 +14,14 @@ from midstream_simulator.chat import ChatDialect
 from midstream_simulator.connection import Connection
 from midstream_simulator.dialect import Dialect, JsonObject
 from midstream_simulator.http_request import HttpRequest, encode_head
+from midstream_simulator.messages import MessagesDialect
 from midstream_simulator.player import Player
 from midstream_simulator.recording import RecordedRequest
+from midstream_simulator.responses import ResponsesDialect
 from midstream_simulator.shapes import EXAMPLES, script_for
 from midstream_simulator.steps import Respond, Script, parse_script
 
-_DIALECTS: Sequence[Dialect] = (ChatDialect(),)
+_DIALECTS: Sequence[Dialect] = (ChatDialect(), ResponsesDialect(), MessagesDialect())
 
 
 @dataclass(slots=True)

@@ -8,14 +8,18 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from flaky_store import FlakyStore
 from midstream.v1 import generation_service_pb2 as wire
 from midstream.v1 import generation_service_pb2_grpc, run_pb2
+from midstream_server import app
 from midstream_server.app import Application, serving
 from midstream_server.settings import LocalSettings, Settings, UpstreamSettings
+from midstream_server.stores.memory import MemoryRunStore
 from midstream_simulator import Finish, Gate, Role, Script, Simulator, Step, Text
 
 PATIENCE_SECONDS = 10.0
@@ -56,6 +60,19 @@ class Service:
         run = await self.get(run_id, wait_until_finished=True)
         assert run.HasField("end_time"), f"{run_id} has not ended: {run_pb2.RunState.Name(run.state)}"
         return run
+
+
+@asynccontextmanager
+async def flaky_service(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Service, FlakyStore]]:
+    """A server whose store a test can freeze, or make refuse."""
+    store = FlakyStore(MemoryRunStore())
+    monkeypatch.setattr(app, "make_store", lambda _settings: store)
+    async with simulated_service() as service:
+        try:
+            yield service, store
+        finally:
+            store.heal()
+            await store.thaw()
 
 
 @asynccontextmanager
@@ -106,14 +123,14 @@ class Stream:
     def __init__(self, call: "grpc.aio.UnaryStreamCall[Any, run_pb2.RunEvent]") -> None:
         self.call = call
         self.events: list[run_pb2.RunEvent] = []
+        self.text = ""
+        """All text that came."""
 
     async def next(self) -> run_pb2.RunEvent:
         """The next event."""
         event = await self.call.read()
         assert event is not grpc.aio.EOF, f"the stream has ended: {self.events[-1:]}"
-        assert isinstance(event, run_pb2.RunEvent)
-        self.events.append(event)
-        return event
+        return self._keep(event)
 
     async def until(self, is_wanted: Callable[[run_pb2.RunEvent], bool]) -> run_pb2.RunEvent:
         """Reads up to an event."""
@@ -128,18 +145,27 @@ class Stream:
 
     async def to_end(self) -> run_pb2.Run:
         """Reads to the end, which must be a good one; the run."""
-        async for event in self.call:
-            self.events.append(event)
+        await self.drain()
         return self.finished
+
+    async def drain(self) -> None:
+        """Reads what comes to the end."""
+        while (event := await self.call.read()) is not grpc.aio.EOF:
+            self._keep(event)
 
     async def error(self) -> grpc.aio.AioRpcError:
         """Reads to the end, which must be an error."""
         try:
-            async for event in self.call:
-                self.events.append(event)
+            await self.drain()
         except grpc.aio.AioRpcError as error:
             return error
         raise AssertionError(f"the stream ended well: {self.events[-1:]}")
+
+    def _keep(self, event: object) -> run_pb2.RunEvent:
+        assert isinstance(event, run_pb2.RunEvent)
+        self.events.append(event)
+        self.text += event.delta.text
+        return event
 
     @property
     def finished(self) -> run_pb2.Run:
@@ -152,11 +178,6 @@ class Stream:
     def run_id(self) -> str:
         """Of the run that started."""
         return self.events[0].started.run_id
-
-    @property
-    def text(self) -> str:
-        """All text that came."""
-        return "".join(event.delta.text for event in self.events if event.HasField("delta"))
 
     @property
     def log(self) -> list[run_pb2.RunEvent]:

@@ -163,6 +163,57 @@ async def test_a_server_that_stays_away_is_told_with_the_partial():
     assert caught.value.partial.parts[0].text.text == "Hello "
 
 
+# --- Streams that end well before a last event ------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("claim", [False, True])
+async def test_a_watch_from_the_end_of_an_ended_run_is_at_its_end(follow: Follow, claim: bool):
+    """The server has nothing to send and says OK: the run is asked for once, and nothing is tried again or stopped."""
+    final = LOG[-1].finished.run
+    async with ScriptedServer(LOG) as server:
+        server.runs.append(final)
+        seen = await follow(server.target, "watch", "run", after_sequence=final.last_sequence, claim=claim)
+
+    assert seen.deltas == []
+    assert (seen.final, seen.message, seen.last_sequence) == (final, final.message, final.last_sequence)
+    assert len(server.requests) == 1
+    assert server.unary_requests == [generation_service_pb2.GetRunRequest(run_id="run", message_view=1)]
+    assert server.cancels == []
+
+
+class CutOff(ScriptedServer):
+    """Its Generate ends well after three events, as something between may make it."""
+
+    async def Generate(self, request, context):
+        async for event in super().Generate(request, context):
+            yield event
+            if event.sequence == 3:
+                return
+
+
+@both
+@pytest.mark.parametrize(
+    "answer",
+    [
+        run_pb2.Run(state=run_pb2.RUN_STATE_RUNNING, last_sequence=3),
+        run_pb2.Run(state=run_pb2.RUN_STATE_COMPLETED, last_sequence=7),
+        None,
+    ],
+    ids=["live", "ended later", "no answer"],
+)
+async def test_a_stream_that_was_cut_off_with_status_ok_is_resumed(follow: Follow, answer: run_pb2.Run | None):
+    """The run goes on, or has more to send, or cannot be asked for: none of them is its end."""
+    async with CutOff(LOG) as server:
+        if answer is not None:
+            server.runs.append(answer)
+        seen = await follow(server.target)
+
+    assert tuple(each.text for each in seen.deltas) == TEXTS
+    assert seen.final == LOG[-1].finished.run
+    assert [is_resumed(each, 3) for each in server.requests] == [False, True]
+
+
 async def _follow_past(run: AsyncRunStream, accident: Callable[[], None]) -> None:
     async with run:
         await anext(run)

@@ -15,6 +15,7 @@ from midstream_simulator import (
     Role,
     Script,
     Stall,
+    Step,
     Text,
     ToolCall,
     Usage,
@@ -22,7 +23,7 @@ from midstream_simulator import (
 )
 from rpc.served import Service, Stream, text_of
 
-SPOKEN = [Role(), Text(["Hel", "lo"])]
+SPOKEN: list[Step] = [Role(), Text(["Hel", "lo"])]
 
 FAILURES: dict[str, tuple[Script, str, str]] = {
     "cut": ([*SPOKEN, Cut()], "UPSTREAM_TRUNCATED", "Hello"),
@@ -127,9 +128,9 @@ async def test_usage_of_a_run_that_was_cut_is_an_estimate_of_the_output_only(ser
 
 async def test_a_run_without_output_has_no_usage(service: Service):
     """P12: unknown is absent, not 0."""
-    service.simulator.play("m", [Respond(500)])
+    service.simulator.play("m", [Respond(400)])
 
-    run = await (await service.generate("m", limits=run_pb2.RunLimits())).to_end()
+    run = await (await service.generate("m")).to_end()
 
     assert run.state == run_pb2.RUN_STATE_FAILED
     assert not run.HasField("usage")

@@ -327,6 +327,25 @@ def test_a_page_token_of_another_filter_is_refused(one: RunFilter, other: RunFil
             decode_page_token(token, other)
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        RunFilter(),
+        RunFilter(state=RunState.FAILED, conversation_id="c", parent_run_id="p", labels={"a": "b"}),
+        RunFilter(state=RunState.QUEUED, conversation_id="d", parent_run_id="p", labels={"a": "b"}),
+        RunFilter(state=RunState.QUEUED, conversation_id="c", parent_run_id="q", labels={"a": "b"}),
+        RunFilter(state=RunState.QUEUED, conversation_id="c", parent_run_id="p", labels={"a": "c"}),
+        RunFilter(state=RunState.QUEUED, conversation_id="c", parent_run_id="p"),
+    ],
+)
+def test_every_part_of_the_filter_counts(other: RunFilter):
+    """One difference is enough for a token to be refused."""
+    run_filter = RunFilter(state=RunState.QUEUED, conversation_id="c", parent_run_id="p", labels={"a": "b"})
+
+    with pytest.raises(InvalidRequest, match="page_token"):
+        decode_page_token(encode_page_token((1, "a"), run_filter), other)
+
+
 @given(data=st.data())
 def test_a_page_token_that_was_changed_is_refused(data: st.DataObject):
     """Any character, a cut or an addition."""

@@ -39,8 +39,14 @@ async def test_all_that_waits_is_one_transaction(store):
     for key in keys:
         await store.start(start_run(key))
     rows = await _number(store, "SELECT count(*) FROM journal")
-    go_on = threading.Event()
-    blocked = asyncio.ensure_future(store._writer.call(lambda tables: go_on.wait()))
+    is_busy, go_on = threading.Event(), threading.Event()
+
+    def block(tables):
+        is_busy.set()
+        return go_on.wait()
+
+    blocked = asyncio.ensure_future(store._writer.call(block))
+    await asyncio.to_thread(is_busy.wait)
     appends = [asyncio.ensure_future(store.append([append(1, b"a", key=key)])) for key in keys]
     await asyncio.sleep(0)
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import pytest
 from typing_extensions import override
 
+from midstream_server.assembly import DIALECTS
 from midstream_server.errors import InvalidSettings, ModelNotFound, UpstreamUnavailable
 from midstream_server.model import ModelInfo, Prompt
 from midstream_server.upstreams.base import CallOptions, Upstream, UpstreamCall
 from midstream_server.upstreams.http import HttpUpstream, HttpUpstreamConfig
 from midstream_server.upstreams.http_exchange import HttpClient
-from midstream_server.upstreams.openai_chat import OpenAIChatDialect
 from midstream_server.upstreams.profiles import PRESETS
 from midstream_server.upstreams.registry import ConfiguredUpstreams
 
@@ -94,10 +94,9 @@ async def test_every_preset_makes_an_upstream():
     for name, preset in PRESETS.items():
         base_url = preset.base_url or "https://resource.openai.azure.com/openai/v1"
         upstream = HttpUpstream(
-            HttpUpstreamConfig(name=name, base_url=base_url, profile=preset.profile), OpenAIChatDialect(), client
+            HttpUpstreamConfig(name=name, base_url=base_url, profile=preset.profile), DIALECTS[preset.dialect], client
         )
 
-        assert preset.dialect == OpenAIChatDialect.name
         assert upstream.supports_continue == (preset.profile.continue_prefix != "none")
         assert base_url.startswith(("https://", "http://localhost:"))
         assert not base_url.endswith("/")

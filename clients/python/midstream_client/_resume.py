@@ -14,6 +14,7 @@ import grpc
 from midstream.v1 import generation_service_pb2, run_pb2
 from midstream_client._accumulator import MessageAccumulator
 from midstream_client.deltas import Delta, delta_of
+from midstream_client.enums import RunState
 from midstream_client.errors import (
     ConnectionLost,
     DeadlineExceeded,
@@ -137,6 +138,17 @@ class Follower:
                 return self._accept_snapshot(event)
             case _:
                 return self._accept_entry(event)
+
+    def end_at(self, run: run_pb2.Run) -> bool:
+        """Takes the run in place of its last event, where that had been received before: `after_sequence` was its end.
+
+        Returns:
+            Whether it is so. Otherwise the stream that ended was cut off.
+        """
+        if not RunState(run.state).is_ending or run.last_sequence != self.last_sequence:
+            return False
+        self.final = run
+        return True
 
     def lost(self, error: MidstreamClientError) -> float:
         """How many seconds to wait before the next call.

@@ -198,8 +198,16 @@ class AsyncRunStream:
             await self._lose(error_of_call(error))
         elif isinstance(event := reading.result(), run_pb2.RunEvent):
             self._pending.extend(self._follower.accept(event))
-        else:
+        elif not await self._has_seen_the_end():
             await self._lose(ConnectionLost(ENDED_EARLY, code=grpc.StatusCode.UNAVAILABLE))
+
+    async def _has_seen_the_end(self) -> bool:
+        """Whether a call that ended, with status OK, before a last event did so because the run was over."""
+        try:
+            return self.last_sequence > 0 and self._follower.end_at(await self._control.get(self.run_id))
+        except MidstreamClientError as error:
+            logger.debug("run %s: whether it has ended is not known: %s", self.run_id, error)
+            return False  # the next call finds out
 
     async def _lose(self, error: MidstreamClientError) -> None:
         self._call = None

@@ -198,11 +198,20 @@ class RunStream:
         try:
             event = next(call)
         except StopIteration:
-            self._lose(ConnectionLost(ENDED_EARLY, code=grpc.StatusCode.UNAVAILABLE))
+            if not self._has_seen_the_end():
+                self._lose(ConnectionLost(ENDED_EARLY, code=grpc.StatusCode.UNAVAILABLE))
         except grpc.RpcError as error:
             self._lose(error_of_call(error))
         else:
             self._pending.extend(self._follower.accept(event))
+
+    def _has_seen_the_end(self) -> bool:
+        """Whether a call that ended, with status OK, before a last event did so because the run was over."""
+        try:
+            return self.last_sequence > 0 and self._follower.end_at(self._control.get(self.run_id))
+        except MidstreamClientError as error:
+            logger.debug("run %s: whether it has ended is not known: %s", self.run_id, error)
+            return False  # the next call finds out
 
     def _lose(self, error: MidstreamClientError) -> None:
         self._call = None

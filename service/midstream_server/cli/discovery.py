@@ -9,7 +9,7 @@ from midstream_server.errors import InvalidSettings
 from midstream_server.settings import UpstreamSettings, is_loopback
 from midstream_server.upstreams.profiles import PRESETS
 
-AVAILABLE_DIALECTS = frozenset({"openai-chat", "local"})
+AVAILABLE_DIALECTS = frozenset({"openai-chat", "openai-responses", "anthropic", "gemini", "ollama", "local"})
 LOCAL = "local"
 _OLLAMA_PORT = 11434
 
@@ -59,10 +59,12 @@ def _completed(name: str, upstream: UpstreamSettings, known: frozenset[str]) -> 
 
 
 def _offered(environment: Mapping[str, str], known: frozenset[str]) -> Iterator[tuple[str, str, UpstreamSettings]]:
-    """What the environment offers: name, variable, upstream."""
+    """What the environment offers: name, variable, upstream. A key enables the first preset that it is usual for."""
+    used: set[str] = set()
     for name, preset in PRESETS.items():
         is_there = environment.get(preset.key_variable, "").strip() and not _is_local(preset.base_url)
-        if is_there and preset.dialect in known:
+        if is_there and preset.dialect in known and preset.key_variable not in used:
+            used.add(preset.key_variable)
             fields = {"dialect": preset.dialect, "preset": name, "base_url": preset.base_url}
             upstream = UpstreamSettings.model_validate(fields | {"api_key_env": preset.key_variable})
             yield name, preset.key_variable, upstream

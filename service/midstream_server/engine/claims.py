@@ -46,21 +46,21 @@ class ClaimKeeper:
         self._guard = guard
         self._live = live
         self._tasks = tasks
+        self._counted: dict[RunKey, set[str]] = {}
+        """The claims of this process's streams by run; a stream may come before its run is live."""
         self._grace: dict[RunKey, asyncio.TimerHandle] = {}
+        self._kept: dict[str, asyncio.TimerHandle] = {}
+        """When the claims are dropped whose streams the server ended."""
 
     def expect(self, claim: Claim) -> None:
         """The store is being asked to add this claim: until it answers, it counts."""
-        run = self._live.get(claim.key)
-        if run is not None:
-            run.claims.add(claim.claim_id)
+        self._counted.setdefault(claim.key, set()).add(claim.claim_id)
 
     def forget(self, claim: Claim) -> None:
         """The store did not add it; others may have left meanwhile."""
+        self._discount(claim)
         run = self._live.get(claim.key)
-        if run is None:
-            return
-        run.claims.discard(claim.claim_id)
-        if self._is_unclaimed(run) and claim.key not in self._grace:
+        if run is not None and self._is_unclaimed(run) and claim.key not in self._grace:
             self._abandon(run, claim.reason, self._clock.now())
 
     def hold(self, claim: Claim) -> None:
@@ -77,29 +77,39 @@ class ClaimKeeper:
         if not claim.is_held:
             return
         if after_seconds > 0:
-            asyncio.get_running_loop().call_later(after_seconds, self.drop, claim)
+            loop = asyncio.get_running_loop()
+            self._kept[claim.claim_id] = loop.call_later(after_seconds, self.drop, claim)
         else:
             self.drop(claim)
 
     def drop(self, claim: Claim) -> None:
         """Releases a claim that the store has."""
+        self._kept.pop(claim.claim_id, None)
+        self._discount(claim)
         run, now = self._live.get(claim.key), self._clock.now()
         if run is None and self._store.exclusive:
             return
-        if run is not None:
-            run.claims.discard(claim.claim_id)
-            if self._is_unclaimed(run):
-                self._abandon(run, claim.reason, now)
+        if run is not None and self._is_unclaimed(run):
+            self._abandon(run, claim.reason, now)
         self._tasks.spawn(self._release(claim, now), f"release {claim.key.run_id}")
 
     def close(self) -> None:
-        """Stops the grace clocks."""
+        """Stops all clocks."""
         for key in tuple(self._grace):
             self._stop_grace(key)
+        for timer in self._kept.values():
+            timer.cancel()
+        self._kept.clear()
+
+    def _discount(self, claim: Claim) -> None:
+        claims = self._counted.get(claim.key, set())
+        claims.discard(claim.claim_id)
+        if not claims:
+            self._counted.pop(claim.key, None)
 
     def _is_unclaimed(self, run: LiveRun) -> bool:
         """Whether this process knows for certain that nobody follows a run."""
-        return self._store.exclusive and not run.claims
+        return self._store.exclusive and run.key not in self._counted
 
     def _abandon(self, run: LiveRun, reason: CancelReason, now: Instant) -> None:
         policy = run.spec.on_detach

@@ -62,8 +62,6 @@ class LiveRun:
         self.output = RunOutput(key)
         self.verdict = Verdict()
         self.call = call
-        self.claims: set[str] = set()
-        """The claims of this process's streams."""
         self.is_queued = header.state is RunState.QUEUED
         self.start_time = header.start_time
         self.superseded_run_ids: list[str] = []

@@ -86,6 +86,4 @@ class LogWriter:
             self._waiting_bytes -= run.output.acknowledge()
             if result.intent is not None:
                 run.stop(result.intent)
-            if run.output.has_work:
-                self._offer(run, 0)
         self._moved.fire()

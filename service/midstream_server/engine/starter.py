@@ -20,7 +20,7 @@ from midstream_server.engine.live_run import LiveRun
 from midstream_server.engine.run_task import RunServices, RunTask
 from midstream_server.engine.stored_run import seal_orphan
 from midstream_server.engine.tasks import TaskKeeper
-from midstream_server.errors import RunIdConflict, RunIdExpired, TooManyRuns
+from midstream_server.errors import RunIdConflict, RunIdExpired, StoreUnavailable, TooManyRuns
 from midstream_server.model import Run, RunKey, RunSpec, RunStarted, RunState
 from midstream_server.stores.base import RecordPhase, StartOutcome, StartResult, StartRun
 from midstream_server.upstreams.base import UpstreamCall
@@ -58,16 +58,17 @@ class RunStarter:
             RunIdConflict, RunIdExpired: the id is taken.
             TooManyRuns, ConversationBusy, StoreUnavailable: nothing was started.
         """
-        starting, key, outcome = self._directory.starting, claim.key, None
+        starting, key, outcome, is_known = self._directory.starting, claim.key, None, True
         while (earlier := starting.get(key)) is not None:
             await asyncio.wait({earlier})
         done = starting[key] = asyncio.get_running_loop().create_future()
         try:
-            outcome = await self._find_or_create(spec, fingerprint, claim, call)
+            is_known = await self._guard.ask(lambda: self._store.get(key)) is not None
+            outcome = await self._find_or_create(spec, fingerprint, claim, call, is_known=is_known)
         finally:
             del starting[key]
             done.set_result(None)
-            if outcome not in _FOUND_LIVE:
+            if not is_known and outcome not in _FOUND_LIVE:
                 self._tasks.spawn(self._clear(key, spec.conversation_id), f"clear {key.run_id}")
         self._check(outcome)
         if outcome in _FOUND_LIVE:
@@ -75,9 +76,10 @@ class RunStarter:
             if claim.is_detached:
                 self._claims.drop(claim)
 
-    async def _find_or_create(self, spec: RunSpec, fingerprint: str, claim: Claim, call: UpstreamCall) -> StartOutcome:
+    async def _find_or_create(
+        self, spec: RunSpec, fingerprint: str, claim: Claim, call: UpstreamCall, *, is_known: bool
+    ) -> StartOutcome:
         key, now = claim.key, self._clock.now()
-        is_known = await self._guard.ask(lambda: self._store.get(key)) is not None
         with nullcontext() if is_known else self._place():
             predecessors: Sequence[RunKey] = ()
             if not is_known:
@@ -113,6 +115,9 @@ class RunStarter:
             result = await self._guard.ask(lambda: self._store.start(command))
             is_live = result.outcome in _FOUND_LIVE
             return result
+        except StoreUnavailable:
+            claim.is_held = True  # it may be: `detach` will see to it
+            raise
         finally:
             del self._directory.nascent[run.key]
             if not is_live:
@@ -161,15 +166,13 @@ class RunStarter:
         await self._guard.insist(lambda: self._clear_once(key, conversation_id))
 
     async def _clear_once(self, key: RunKey, conversation_id: str) -> None:
-        if self._directory.is_here(key):
-            return
         record = await self._store.get(key)
-        if self._directory.is_here(key):
-            return
+        is_here = self._directory.is_here(key)
         if record is not None and record.phase is RecordPhase.LIVE:
-            if record.owner == self._replica:
+            if record.owner == self._replica and not is_here:
                 await seal_orphan(self._store, key, self._replica, self._clock)
-        elif conversation_id:
+        elif conversation_id and (record is not None or not is_here):
+            # One that has ended leaves even while another start asks for it: that one will not have joined.
             await self._store.leave_conversation(key.tenant, conversation_id, key.run_id)
 
     @staticmethod

@@ -17,6 +17,7 @@ from midstream_server.clock import Clock
 from midstream_server.codec import encode_event, encode_run
 from midstream_server.engine.broadcast import Broadcast
 from midstream_server.engine.claims import Claim, ClaimKeeper
+from midstream_server.engine.continuation import prompt_with_prefix
 from midstream_server.engine.directory import RunDirectory
 from midstream_server.engine.housekeeping import REMEMBER_SECONDS, Housekeeping
 from midstream_server.engine.log_writer import LogWriter
@@ -27,6 +28,7 @@ from midstream_server.engine.store_guard import StoreGuard
 from midstream_server.engine.stored_run import known_record, seal_orphans, summary_run
 from midstream_server.engine.tasks import TaskKeeper
 from midstream_server.errors import (
+    ContinueUnsupported,
     CursorAhead,
     Draining,
     RunExpired,
@@ -42,6 +44,7 @@ from midstream_server.model import (
     CancelReason,
     CancelReport,
     ModelInfo,
+    Prompt,
     Run,
     RunFinished,
     RunKey,
@@ -50,7 +53,7 @@ from midstream_server.model import (
     RunState,
 )
 from midstream_server.stores.base import EarlyCancel, IntentOutcome, ListQuery, RecordPhase, RunStore, frame
-from midstream_server.upstreams.base import CallOptions, UpstreamRegistry
+from midstream_server.upstreams.base import CallOptions, Upstream, UpstreamRegistry
 
 __all__ = ["Claim", "ListQuery", "Reader", "Supervisor", "SupervisorOptions"]
 
@@ -91,6 +94,7 @@ class Supervisor:
         self._options = options
         self._guard = StoreGuard()
         self._tasks = TaskKeeper()
+        self._seal_deadline: float | None = None
         self._readers: set[Reader] = set()
         self._reader_left = Broadcast()
         self._directory = RunDirectory(store)
@@ -153,16 +157,26 @@ class Supervisor:
 
         Raises:
             ModelNotFound, InvalidRequest, RunIdConflict, RunIdExpired, ConversationBusy, TooManyRuns, Draining,
-            StoreUnavailable: no upstream was called.
+            ContinueUnsupported, RunNotFound, RunExpired, RunLive, StoreUnavailable: no upstream was called.
         """
         self._admit()
         upstream, model = self._upstreams.resolve(spec.model)
         limits = spec.limits
         options = CallOptions(first_token_seconds=limits.first_token_seconds, idle_seconds=limits.idle_seconds)
-        call = upstream.call(model, spec.prompt, options)
+        prompt = await self._prompt(spec, claim.key, upstream)
+        self._admit()  # again: reading a partial takes time, in which the process may have begun to leave
+        call = upstream.call(model, prompt, options)
         work = self._starter.start(spec, fingerprint, claim, call)
         await asyncio.shield(self._tasks.spawn_for(work, f"start {spec.run_id}"))
         return self._reader(claim.key, 0)
+
+    async def _prompt(self, spec: RunSpec, key: RunKey, upstream: Upstream) -> Prompt:
+        """The prompt, with the partial that it goes on with; an id that is taken needs none."""
+        if not spec.continue_from or await self._directory.store.get(key) is not None:
+            return spec.prompt
+        if not upstream.supports_continue:
+            raise ContinueUnsupported(f"upstream {upstream.name} cannot continue a partial")
+        return await prompt_with_prefix(self._directory, key.tenant, spec)
 
     async def watch(
         self, tenant: str, run_id: str, after_sequence: int, *, from_snapshot: bool, claim: Claim | None
@@ -177,7 +191,8 @@ class Supervisor:
         store = self._directory.store
         if claim is not None:
             self._claims.hold(claim)
-            await store.claim(key, claim.claim_id, self._options.replica)
+            if await store.claim(key, claim.claim_id, self._options.replica) is None:
+                raise RunNotFound
         run = self._directory.live.get(key)
         last = run.output.log.last_sequence if run else (await known_record(store, key)).last_sequence
         if after_sequence > last:
@@ -293,10 +308,12 @@ class Supervisor:
             await asyncio.wait(waits)
 
     async def seal_all(self) -> None:
-        """Ends what is live: FAILED (SERVER_SHUTDOWN), with the partial. Returns when it is sealed, or after 5 s."""
+        """Ends what is live: FAILED (SERVER_SHUTDOWN), with the partial. Returns when it is sealed, or 5 s are over."""
         self.is_draining = True
+        if self._seal_deadline is None:
+            self._seal_deadline = asyncio.get_running_loop().time() + LAST_SEAL_SECONDS
         try:
-            async with asyncio.timeout(LAST_SEAL_SECONDS):
+            async with asyncio.timeout_at(self._seal_deadline):
                 while pending := self._pending():
                     for run in tuple(self._directory.live.values()):
                         run.fail(ServerShutdown())

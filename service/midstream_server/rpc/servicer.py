@@ -11,7 +11,7 @@ from typing import Protocol
 
 from google.protobuf.empty_pb2 import Empty
 
-from midstream_server.codec import encode_run
+from midstream_server.codec import decode_event, encode_run
 from midstream_server.engine.supervisor import Claim, ListQuery, Reader, Supervisor
 from midstream_server.errors import MidstreamError, SlowReader
 from midstream_server.model import DEFAULT_TENANT, CancelReason, MessageView
@@ -147,16 +147,19 @@ class _Follower:
             SlowReader: the peer did not read for too long after the run had ended.
         """
         self._reader = reader
+        first, newest = reader.cursor, b""
         await _sent(self._context.send_initial_metadata(((RUN_ID_METADATA, run_id),)))
         try:
             async with asyncio.timeout(None) as patience:
                 reader.on_expire = lambda: patience.reschedule(asyncio.get_running_loop().time())
                 while events := await reader.next():
-                    for event in events:
-                        await _sent(self._context.write(event))
+                    for newest in events:
+                        await _sent(self._context.write(newest))
         except TimeoutError as error:
             self._is_ended_by_server = True
-            raise SlowReader(metadata={"last_sequence": str(reader.cursor)}) from error
+            # What it was sent: the one that it is blocked on still arrives, the reader's cursor may be further.
+            last = decode_event(newest).sequence if newest else first
+            raise SlowReader(metadata={"last_sequence": str(last)}) from error
         except MidstreamError:
             self._is_ended_by_server = True
             raise

@@ -51,9 +51,13 @@ class ResponseStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFinished:
-    """The finish marker: the model stopped by itself."""
+    """The finish marker: the model stopped by itself.
 
-    reason: FinishReason
+    `reason` None: the provider gave its answer an ending of its own name (`raw`), but the model did not finish; an
+    `UpstreamFailed` follows in the same list.
+    """
+
+    reason: FinishReason | None
     raw: str
 
 

@@ -38,6 +38,7 @@ from midstream_server.upstreams.http_errors import (
     failure_of_body,
     failure_of_send,
     is_disconnect,
+    redact,
     retry_after_seconds,
 )
 from midstream_server.upstreams.http_exchange import BodyError, Exchange, HttpClient
@@ -75,6 +76,10 @@ class HttpUpstreamConfig:
     def own(self, failure: RunFailure, *, retry_after: float | None = None) -> RunFailure:
         """A failure of this upstream, fit to be shown."""
         return as_failure_of(failure, self.name, (self.api_key, *self.secrets), retry_after=retry_after)
+
+    def redacted(self, text: str) -> str:
+        """A provider's words without our keys."""
+        return redact(text, [secret for secret in (self.api_key, *self.secrets) if secret])
 
 
 class HttpCall(UpstreamCall):
@@ -142,7 +147,7 @@ class HttpCall(UpstreamCall):
         if self._is_aborted or (response := await self._open()) is None:
             return
         parser = self._dialect.parser(self._config.profile)
-        if events := _facts_of_head(response):
+        if events := _facts_of_head(response, self._config):
             yield UpstreamBatch(events=events, wire_bytes=0)
         broken: BodyError | None = None
         while True:
@@ -383,9 +388,10 @@ def _is_guess(event: UpstreamEvent) -> bool:
             return False
 
 
-def _facts_of_head(response: httpx.Response) -> list[UpstreamEvent]:
+def _facts_of_head(response: httpx.Response, config: HttpUpstreamConfig) -> list[UpstreamEvent]:
     """The provider's id of the request, which its support asks for."""
-    facts = {name: value[:256] for name in _REQUEST_ID_HEADERS if (value := response.headers.get(name))}
+    headers = response.headers
+    facts = {name: config.redacted(value[:256]) for name in _REQUEST_ID_HEADERS if (value := headers.get(name))}
     return [MetadataReported(metadata=facts)] if facts else []
 
 

@@ -6,8 +6,18 @@ from typing import Never
 
 import msgspec
 
-from midstream_server.errors import FieldViolation, InvalidRequest
-from midstream_server.model import Blob, JsonValue, Part, Reasoning, Text, ToolCall, ToolResult
+from midstream_server.errors import ContinueUnsupported, FieldViolation, InvalidRequest
+from midstream_server.model import (
+    Blob,
+    JsonSchemaFormat,
+    JsonValue,
+    Message,
+    Part,
+    Reasoning,
+    Text,
+    ToolCall,
+    ToolResult,
+)
 from midstream_server.upstreams.json_text import decode_json
 
 _PART_NAMES = {Text: "text", Blob: "blob", Reasoning: "reasoning", ToolCall: "tool_call", ToolResult: "tool_result"}
@@ -36,6 +46,34 @@ def raw_object(text: str, path: str) -> msgspec.Raw:
     return msgspec.Raw(raw)
 
 
+def described_schema(form: JsonSchemaFormat) -> msgspec.Raw:
+    """The schema of an answer, with the format's description in it: for dialects that have no other place for one.
+
+    Raises:
+        InvalidRequest: the schema is no JSON object, or has a description of its own already.
+    """
+    path = "parameters.response_format.json_schema"
+    schema = raw_object(form.schema, f"{path}.schema")
+    if not form.description:
+        return schema
+    fields = msgspec.json.decode(schema, type=dict[str, msgspec.Raw])
+    if "description" in fields:
+        raise InvalidRequest(FieldViolation(f"{path}.description", "is set already by the schema itself"))
+    return msgspec.Raw(msgspec.json.encode({"description": form.description, **fields}))
+
+
+def prefix_text(prefix: Message) -> str:
+    """The text of the beginning of an answer.
+
+    Raises:
+        ContinueUnsupported: it is not text alone.
+    """
+    texts = [part.content.text for part in prefix.parts if isinstance(part.content, Text)]
+    if len(texts) != len(prefix.parts):
+        raise ContinueUnsupported("only an answer of nothing but text can be continued here")
+    return "".join(texts)
+
+
 def own_state(part: Part, dialect: str) -> JsonValue:
     """The provider's state of a part as JSON, if it is of this dialect: no other endpoint can read it."""
     state = part.provider_state
@@ -47,8 +85,15 @@ def own_state(part: Part, dialect: str) -> JsonValue:
         return None
 
 
-def merge_options(body: dict[str, object], options: Mapping[str, object], shape: frozenset[str]) -> None:
+def merge_options(
+    body: dict[str, object],
+    options: Mapping[str, object],
+    shape: frozenset[str],
+    allowed: frozenset[str] | None = None,
+) -> None:
     """Adds the caller's own fields, none of which may change the shape of the answer or contradict the request.
+
+    `allowed` None: all others may be set.
 
     Raises:
         InvalidRequest: one does; names it.
@@ -58,6 +103,10 @@ def merge_options(body: dict[str, object], options: Mapping[str, object], shape:
         if name in shape:
             violations.append(
                 FieldViolation(f'provider_options["{name}"]', "may not be set: it changes the shape of the answer")
+            )
+        elif allowed is not None and name not in allowed:
+            violations.append(
+                FieldViolation(f'provider_options["{name}"]', f"may not be set; there are {', '.join(sorted(allowed))}")
             )
         elif name in body:
             violations.append(

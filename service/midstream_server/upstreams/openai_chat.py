@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from midstream_server.errors import RunFailure
 from midstream_server.model import Prompt
 from midstream_server.upstreams.base import HttpRequest, ModelListing, Profile, StreamParser
-from midstream_server.upstreams.openai_chat_errors import failure_of_status
 from midstream_server.upstreams.openai_chat_parser import ChatParser
 from midstream_server.upstreams.openai_chat_request import build_chat_request
+from midstream_server.upstreams.openai_errors import failure_of_status
 
 NAME = "openai-chat"
 _CONTENT_TYPES = frozenset({"text/event-stream"})

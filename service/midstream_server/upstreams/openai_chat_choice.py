@@ -19,7 +19,7 @@ from midstream_server.model import (
 from midstream_server.upstreams.base import EventIgnored, PartDelta, UpstreamEvent
 from midstream_server.upstreams.json_text import as_count, as_list, as_object, as_text, encode_json
 from midstream_server.upstreams.mapping import made_call_id
-from midstream_server.upstreams.openai_chat_annotations import read_annotations, read_logprobs
+from midstream_server.upstreams.openai_annotations import read_annotations, read_logprobs
 from midstream_server.upstreams.openai_chat_reasoning import ReasoningState, reasoning_text, thinking_text
 
 _TEXT, _REASONING, _REFUSAL, _TOOL = "text", "reasoning", "refusal", "tool"
@@ -165,7 +165,7 @@ class ChoiceReader:
     def _attach_logprobs(self, logprobs: JsonValue, start: int, events: list[UpstreamEvent]) -> None:
         """Log probabilities go with the text, or the refusal, that the same chunk brought."""
         for kind, payload in (("content", TextDelta), ("refusal", RefusalDelta)):
-            tokens = read_logprobs(logprobs, kind)
+            tokens = read_logprobs(as_object(logprobs).get(kind))
             if not tokens:
                 continue
             for position in range(start, len(events)):

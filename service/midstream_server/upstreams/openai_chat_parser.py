@@ -22,10 +22,10 @@ from midstream_server.upstreams.base import (
     UsageReported,
 )
 from midstream_server.upstreams.json_text import as_list, as_object, as_text, cut_words, decode_json, encode_json
-from midstream_server.upstreams.openai_chat_annotations import CitationList
+from midstream_server.upstreams.openai_annotations import CitationList
 from midstream_server.upstreams.openai_chat_choice import ChoiceReader
-from midstream_server.upstreams.openai_chat_errors import failure_of_frame, find_error
-from midstream_server.upstreams.openai_chat_usage import as_final, find_usage
+from midstream_server.upstreams.openai_errors import failure_of_frame, find_error
+from midstream_server.upstreams.openai_usage import as_final, find_usage
 from midstream_server.upstreams.sse import SseDecoder, SseEvent
 
 _FINISH_REASONS = {

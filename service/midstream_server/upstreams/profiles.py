@@ -28,6 +28,17 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         # https://platform.openai.com/docs/api-reference/chat
         "openai": Preset(base_url="https://api.openai.com/v1", key_variable="OPENAI_API_KEY"),
+        # https://platform.openai.com/docs/api-reference/responses: the same key, so only a configuration chooses it.
+        "openai-responses": Preset(
+            base_url="https://api.openai.com/v1", key_variable="OPENAI_API_KEY", dialect="openai-responses"
+        ),
+        # https://platform.claude.com/docs/en/api/overview; models before 4.6 go on with a partial answer.
+        "anthropic": Preset(
+            base_url="https://api.anthropic.com",
+            key_variable="ANTHROPIC_API_KEY",
+            dialect="anthropic",
+            profile=Profile(continue_prefix="assistant_prefill"),
+        ),
         # https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle: base_url is the resource's own.
         "azure": Preset(base_url="", key_variable="AZURE_OPENAI_API_KEY"),
         # https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
@@ -114,6 +125,13 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             key_variable="LM_API_TOKEN",
             profile=Profile(max_tokens_field="max_tokens", parameter_fields=_TOP_K),
         ),
+        # https://ai.google.dev/gemini-api/docs/api-key
+        "gemini": Preset(
+            dialect="gemini", base_url="https://generativelanguage.googleapis.com", key_variable="GEMINI_API_KEY"
+        ),
+        # https://docs.ollama.com/api/introduction: a server of one's own needs no key, Ollama's own does.
+        "ollama": Preset(dialect="ollama", base_url="http://localhost:11434"),
+        "ollama-cloud": Preset(dialect="ollama", base_url="https://ollama.com", key_variable="OLLAMA_API_KEY"),
         # https://docs.ollama.com/api/openai-compatibility
         "ollama-v1": Preset(base_url="http://localhost:11434/v1", profile=Profile(max_tokens_field="max_tokens")),
     }

@@ -128,6 +128,9 @@ class SseDecoder:
             if block.startswith(b"data:") and b"\n" not in block and len(block) <= MAX_EVENT_BYTES:
                 events.append(SseEvent(block[6:] if block.startswith(b" ", 5) else block[5:]))
                 continue
+            if (event := _named_event(block)) is not None:
+                events.append(event)
+                continue
             for line in block.split(b"\n"):
                 self._finish_line(line, events)
             self._finish_line(b"", events)
@@ -214,6 +217,14 @@ class SseDecoder:
         self._error = None
         self._event_bytes = 0
         self._is_inside = False
+
+
+def _named_event(block: bytes) -> SseEvent | None:
+    """The event of a block that is a name and one line of data, as some dialects write every event."""
+    name, _, data = block.partition(b"\n")
+    if not name.startswith(b"event:") or not data.startswith(b"data:") or b"\n" in data or len(block) > MAX_EVENT_BYTES:
+        return None
+    return SseEvent(data[6:] if data.startswith(b" ", 5) else data[5:], name[6:].removeprefix(b" "))
 
 
 def _is_json(text: bytes) -> bool:

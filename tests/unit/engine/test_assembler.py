@@ -182,7 +182,13 @@ def test_nothing_beside_the_payload_is_lost(source):
     states: dict[str, ProviderState | None] = dict.fromkeys(source.kinds)
     for each in source.deltas:
         states[each.part] = each.provider_state or states[each.part]
-    assert [part.provider_state for part in (message.parts if message else ())] == list(states.values())
+    parts = message.parts if message else ()
+    assert [part.provider_state for part in parts] == list(states.values())
+    for part, name in zip(parts, source.kinds, strict=True):
+        if isinstance(part.content, Text):
+            assert len(part.content.annotations) == sum(
+                len(each.annotations) for each in source.deltas if each.part == name
+            )
 
 
 @given(sources())

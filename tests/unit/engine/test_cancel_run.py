@@ -122,6 +122,22 @@ async def test_cancel_answers_with_the_partial_that_get_returns_and_readers_saw(
         assert all(part.state is PartState.TRUNCATED for part in (run.message.parts if run.message else ()))
 
 
+async def test_cancel_while_reading_has_stopped_leaves_the_upstream_at_once():
+    """The pump does not wait for the store, which is still away."""
+    async with running_engine() as engine:
+        stream = await engine.start()
+        call = await engine.call()
+        await reading_stopped(engine, stream, call)
+
+        cancelling = asyncio.create_task(engine.cancel())
+        await settle()
+        left = call.left.is_set()
+        await engine.store.thaw()
+
+        assert left
+        assert (await cancelling)[1].state is RunState.CANCELLED
+
+
 async def test_cancel_inside_a_tool_call_keeps_its_half():
     """Byte for byte, and TRUNCATED."""
     async with running_engine() as engine:

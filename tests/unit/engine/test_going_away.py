@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from engine_scenario import CONTINUE, LoopClock, advance, running_engine, settle, text_of
+from engine_scenario import CONTINUE, LoopClock, SharedStore, advance, running_engine, settle, text_of
 from flaky_store import FlakyStore
 from midstream_server.codec import decode_event
 from midstream_server.engine.supervisor import Supervisor, SupervisorOptions
@@ -348,19 +348,12 @@ async def test_queued_run_that_was_taken_over_never_calls_its_upstream():
         assert (await engine.record("b")).phase is RecordPhase.LIVE
 
 
-class _SharedStore(FlakyStore):
-    """What several processes would share: nobody in it is dead."""
-
-    async def orphans(self, owner, limit):
-        return []
-
-
 async def test_start_finds_the_run_of_another_process_and_follows_it():
     """Attaching works from anywhere; the fingerprint decides."""
     async with running_engine() as engine:
         stream = await engine.start()
         call = await engine.call()
-        async with running_engine(_SharedStore(engine.store.inner), "replica-2") as other:
+        async with running_engine(SharedStore(engine.store.inner), "replica-2") as other:
             follower = await other.start()
             call.say(text("from afar"), finish())
             call.end()

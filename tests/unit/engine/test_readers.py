@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from engine_scenario import CONTINUE, advance, running_engine, settle, text_of
+from engine_scenario import CONTINUE, SharedStore, advance, running_engine, settle, text_of
 from midstream_server.engine.run_log import RunLog
 from midstream_server.errors import CursorAhead, RunExpired, SlowReader
 from midstream_server.model import RunFinished, RunProgress, RunSnapshot, RunState, TokenCount, Usage, UsageSource
@@ -169,6 +169,42 @@ async def test_snapshot_asked_for_just_before_the_end_does_not_hang():
         async with asyncio.timeout(5):
             assert await watcher.rest() == run
         assert isinstance(watcher.events[0].payload, RunSnapshot)
+
+
+async def test_snapshot_of_a_stopping_run_is_the_news_of_its_state():
+    """It is not said twice."""
+    async with running_engine() as engine:
+        await long_run(engine, 1)
+        engine.store.freeze("seal")
+        await engine.cancel(wait=0)
+        watcher = await engine.watch(snapshot=True)
+        await watcher.next()
+        reading = asyncio.create_task(watcher.next())
+        await settle()
+        await engine.store.thaw()
+        await reading
+
+        assert [type(event.payload) for event in watcher.events] == [RunSnapshot, RunFinished]
+
+
+async def test_snapshot_of_another_processes_run_covers_what_it_says_and_no_more():
+    """The log grows between the two reads that it takes: no delta may come twice."""
+    async with running_engine() as engine:
+        stream, call = await long_run(engine, 2)
+        async with running_engine(SharedStore(engine.store.inner), "replica-2") as other:
+            watcher = await other.watch(snapshot=True)
+            other.store.freeze("read_log")
+            reading = asyncio.create_task(watcher.next())
+            await other.store.asked("read_log")
+            call.say(text("more"))
+            await stream.until_text("0,1,more")
+            await other.store.thaw()
+            await reading
+            call.say(finish())
+            call.end()
+            run = await watcher.rest()
+
+            assert watcher.text == text_of(run.message) == "0,1,more"
 
 
 # --- Progress ------------------------------------------------------------------------------------------------------

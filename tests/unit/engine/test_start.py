@@ -38,10 +38,15 @@ async def test_run_streams_its_start_its_deltas_and_its_end():
         assert await engine.get() == run
 
 
-async def test_ten_identical_starts_at_once_make_one_upstream_call():
-    """Each of them sees the same events."""
+@pytest.mark.parametrize("operation", ["get", "start", "expire"])
+async def test_ten_identical_starts_at_once_make_one_upstream_call(operation):
+    """Wherever the store makes them wait, each of them sees the same events."""
     async with running_engine() as engine:
-        streams = await asyncio.gather(*(engine.start() for _ in range(10)))
+        engine.store.freeze(operation)
+        starting = asyncio.gather(*(engine.start() for _ in range(10)))
+        await settle()
+        await engine.store.thaw()
+        streams = await starting
         await settle()
         (call,) = engine.upstream.started_calls
         call.say(text("once"), finish())
@@ -366,3 +371,19 @@ async def test_on_conflict_allow_joins_and_waits_for_nobody():
 
         assert (await engine.get("b")).state is RunState.RUNNING
         assert await engine.store.join_conversation("default", "talk", "c", 1) == ["a", "b"]
+
+
+@pytest.mark.looptime
+async def test_claim_of_an_attach_whose_answer_was_lost_is_let_go():
+    """The store has it, and the caller was told UNAVAILABLE: it must not keep the run alive."""
+    async with running_engine() as engine:
+        stream = await engine.start()
+        engine.store.lose_answers("start")
+        with pytest.raises(StoreUnavailable):
+            await engine.start()
+        engine.store.heal()
+        await engine.store.asked("release")
+        await settle()
+
+        assert (await engine.record()).claims.keys() == {stream.claim.claim_id if stream.claim else ""}
+        assert (await engine.get()).state is RunState.RUNNING

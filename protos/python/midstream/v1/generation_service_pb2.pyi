@@ -567,7 +567,7 @@ class WatchRunRequest(_message.Message):
     run_id: _builtins.str
     """Required."""
     after_sequence: _builtins.int
-    """Replay the log after this sequence; 0 means all of it."""
+    """Replay the log after this sequence; 0 means all of it. At most the last sequence so far."""
     from_snapshot: _builtins.bool
     """Send a RunSnapshot first, then what follows it. Must be true if it is set."""
     claim: _builtins.bool

@@ -114,7 +114,9 @@ class GenerationServiceServicer:
     def WatchRun(self, request, context):
         """Attaches to a run: replays its log after a sequence, or sends a snapshot, then follows it live.
 
-        Success: a stream that ends with RunFinished. Of an ended run: the same, until it expires.
+        Success: a stream that ends with RunFinished. Of an ended run: the same, until it expires. The one exception: if
+        `after_sequence` is the last sequence of an ended run, its RunFinished was seen before, and the stream ends at once
+        without events.
         Idempotent. Without `claim` it observes, and never ends a run.
         Fails with INVALID_ARGUMENT, NOT_FOUND (RUN_NOT_FOUND, RUN_EXPIRED), OUT_OF_RANGE (CURSOR_AHEAD: after_sequence is
         beyond the log), ABORTED (SLOW_READER: not read for 60 s after the end), UNAVAILABLE (DRAINING).

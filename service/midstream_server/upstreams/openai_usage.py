@@ -1,6 +1,6 @@
-"""The account of a Chat Completions stream.
+"""The account of a Chat Completions or a Responses stream; they name input and output differently.
 
-https://platform.openai.com/docs/api-reference/chat-streaming
+https://platform.openai.com/docs/api-reference/chat-streaming, …/responses-streaming
 """
 
 from collections.abc import Mapping
@@ -44,9 +44,10 @@ def _read_usage(usage: dict[str, JsonValue]) -> Usage:
 
     xAI counts reasoning beside `completion_tokens`: `total_tokens` shows it, so the sum decides and not the name.
     """
-    prompt_details = as_object(usage.get("prompt_tokens_details"))
-    output_details = as_object(usage.get("completion_tokens_details"))
-    prompt, output = as_count(usage.get("prompt_tokens")), as_count(usage.get("completion_tokens"))
+    prompt_details = as_object(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
+    output_details = as_object(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
+    prompt = _first_count(usage.get("prompt_tokens"), usage.get("input_tokens"))
+    output = _first_count(usage.get("completion_tokens"), usage.get("output_tokens"))
     total = as_count(usage.get("total_tokens"))
     cached = _first_count(
         prompt_details.get("cached_tokens"), usage.get("prompt_cache_hit_tokens"), usage.get("cached_tokens")

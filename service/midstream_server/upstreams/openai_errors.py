@@ -1,4 +1,4 @@
-"""What an error of a Chat Completions server means, in a frame or under an HTTP status.
+"""What an error of an OpenAI-like server means, in a frame or under an HTTP status.
 
 https://platform.openai.com/docs/guides/error-codes, https://openrouter.ai/docs/api-reference/errors
 """
@@ -45,7 +45,9 @@ _BLAMING_WORDS = (
     "contextlength",
     "contextsize",
     "contentfilter",
-    "contentpolicy",
+    "policy",
+    "image",
+    "residency",
     "moderation",
     "unsupported",
     "unprocessable",

@@ -1,4 +1,4 @@
-"""Log probabilities and citations of Chat Completions."""
+"""Log probabilities and citations, as Chat Completions and Responses have them."""
 
 import math
 
@@ -10,11 +10,9 @@ _MAX_RAW = 4096
 _MAX_CITATIONS = 256
 
 
-def read_logprobs(logprobs: JsonValue, kind: str) -> tuple[TokenLogprob, ...]:
-    """The tokens under `content` or `refusal`: https://platform.openai.com/docs/api-reference/chat-streaming."""
-    if not isinstance(logprobs, dict):
-        return ()
-    return tuple(token for each in as_list(logprobs.get(kind)) if (token := _read_token(as_object(each))))
+def read_logprobs(tokens: JsonValue) -> tuple[TokenLogprob, ...]:
+    """A list of tokens: https://platform.openai.com/docs/api-reference/chat-streaming, …/responses-streaming."""
+    return tuple(token for each in as_list(tokens) if (token := _read_token(as_object(each))))
 
 
 def _read_token(value: dict[str, JsonValue], nested: bool = False) -> TokenLogprob | None:
@@ -56,7 +54,7 @@ def _read_annotation(value: dict[str, JsonValue], offsets_are_bytes: bool) -> An
     return Annotation(
         type=kind,
         url=as_text(body.get("url")),
-        title=as_text(body.get("title")),
+        title=as_text(body.get("title")) or as_text(body.get("filename")),
         cited_text=as_text(body.get("content")),
         start_offset=as_count(body.get("start_index")) if offsets_are_bytes else None,
         end_offset=as_count(body.get("end_index")) if offsets_are_bytes else None,

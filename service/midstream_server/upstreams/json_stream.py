@@ -1,0 +1,80 @@
+"""JSON objects one after the other, or as the elements of one array: each comes out as soon as it is whole."""
+
+import re
+
+from midstream_server.errors import RunFailure, UpstreamMalformed
+from midstream_server.upstreams.sse import MAX_EVENT_BYTES, SseEvent
+
+_BETWEEN = re.compile(rb"[^\s\[\],\xef\xbb\xbf]")
+"""The first byte between two elements that is neither white space, nor the array's own, nor a byte order mark."""
+_OUTSIDE_STRING = re.compile(rb'["{}\[\]]')
+_INSIDE_STRING = re.compile(rb'["\\]')
+
+
+class JsonStream:
+    """Splits a body into its objects, with the face of an `EventStream`. Nothing comes after a `failure`."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        """What has come of an object that is not whole."""
+        self._size = 0
+        self._depth = 0
+        self._in_string = False
+        self._is_escaped = False
+        self.failure: RunFailure | None = None
+        """Why the body cannot be read any further; look once its events are used up."""
+
+    def feed(self, data: bytes) -> list[SseEvent]:
+        """The objects that these bytes complete."""
+        events: list[SseEvent] = []
+        position = 0
+        while self.failure is None and position < len(data):
+            start = position
+            if not self._depth:
+                first = _BETWEEN.search(data, position)
+                if first is None:
+                    break
+                start = first.start()
+                if data[start : start + 1] != b"{":
+                    self.failure = UpstreamMalformed("the upstream sent something else where JSON should be")
+                    break
+            position = self._scan(data, start)
+            self._keep(data[start:position])
+            if not self._depth and self.failure is None:
+                events.append(SseEvent(b"".join(self._pieces)))
+                self._pieces, self._size = [], 0
+        return events
+
+    def close(self) -> list[SseEvent]:
+        """What the end of the body leaves: half an object is none."""
+        return []
+
+    def _keep(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > MAX_EVENT_BYTES:
+            self._pieces = []
+            self.failure = UpstreamMalformed("an element of the upstream's answer is larger than 4 MiB")
+
+    def _scan(self, data: bytes, position: int) -> int:
+        """Goes on to the end of the object, or of the data; returns where that is."""
+        if self._is_escaped:
+            self._is_escaped = False
+            position += 1
+        while True:
+            found = (_INSIDE_STRING if self._in_string else _OUTSIDE_STRING).search(data, position)
+            if found is None:
+                return len(data)
+            position = found.end()
+            mark = found.group()
+            if mark == b"\\":
+                if position == len(data):
+                    self._is_escaped = True
+                    return position
+                position += 1
+            elif mark == b'"':
+                self._in_string = not self._in_string
+            else:
+                self._depth += 1 if mark in b"{[" else -1
+                if not self._depth:
+                    return position

@@ -1,0 +1,343 @@
+"""One race from its seed to its verdict: the lives of the process, the audit after them, and every rule held against it.
+
+The process is a loop: a crash is a loop that is not run any more, at whichever handle. What it left in the store is
+opened by the next one. The last one, the audit, starts nothing of its own; all that was ever seen is held against it.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import structlog
+
+from engine_scenario import LoopClock
+from midstream_server.codec import decode_event
+from midstream_server.engine.supervisor import Supervisor, SupervisorOptions
+from midstream_server.errors import RunNotFound
+from midstream_server.model import DEFAULT_TENANT, CancelReason, Run, RunFinished, RunState
+from midstream_server.stores.base import ListQuery, LogPage, RecordPhase, RunRecord, Seal, frame
+from midstream_server.stores.memory import MemoryRunStore
+from race.checks import Fold, check_answer, check_log, check_view, is_prefix, payloads_of
+from race.life import Life
+from race.loop import RaceLoop, Stuck
+from race.oracle import Ending, Oracle
+from race.plan import RunPlan, make_plan
+from race.scene import Answer, Note, RaceCall, RaceUpstreams, Scene, View, key_of
+from race.store import RaceStore
+
+MAX_STEPS = 100_000
+_EXPECTED_LOGS = {"store.unavailable", "runs.unsealed", "store.expiry_failed"}
+
+
+class Broken(AssertionError):
+    """A promise that was not kept; the seed shows it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one race came to."""
+
+    endings: tuple[str, ...]
+    digest: str
+    """Of everything that happened: the same seed gives the same one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """What one process left of a run."""
+
+    record: RunRecord | None
+    entries: tuple[bytes, ...]
+
+
+def race(seed: int) -> Outcome:
+    """Runs one race.
+
+    Raises:
+        Broken: something does not hold.
+    """
+    with structlog.testing.capture_logs() as logs:
+        machine = _Machine(seed)
+        try:
+            machine.run()
+        except Stuck as error:
+            machine.scene.problems.append(str(error))
+    problems = machine.scene.problems
+    problems += [str(entry) for entry in logs if _is_bad(entry)]
+    if problems:
+        raise Broken(f"seed {seed}: " + "\n  ".join(problems[:10]))
+    return machine.outcome()
+
+
+def _is_bad(entry: Any) -> bool:
+    return entry["log_level"] in ("error", "warning", "critical") and entry["event"] not in _EXPECTED_LOGS
+
+
+class _Machine:
+    def __init__(self, seed: int) -> None:
+        self._random = Random(seed)
+        self.scene = Scene(make_plan(self._random))
+        self._inner = MemoryRunStore()
+        self._clock = LoopClock()
+        self._time = 0.0
+        self._left: dict[str, _Left] = {}
+        self._finals: dict[str, Run] = {}
+        self._crashed = False
+
+    def run(self) -> None:
+        plan = self.scene.plan
+        _run_now(self._inner.open())
+        self._crashed = self._live("life-1", plan.trouble.crash_after_steps)
+        self._left = {run.spec.run_id: self._look(run.spec.run_id) for run in plan.runs}
+        if self._crashed and plan.second_crash_after_steps is not None:
+            self._recover_and_crash(plan.second_crash_after_steps)
+        self._audit()
+        self._judge()
+
+    def outcome(self) -> Outcome:
+        """After `run`."""
+        facts = hashlib.sha256()
+        for note in self.scene.notes:
+            detail = note.detail if isinstance(note.detail, str) else type(note.detail).__name__
+            facts.update(f"{note.step} {note.time:.6f} {note.kind} {note.run_id} {detail}\n".encode())
+        for run_id, final in sorted(self._finals.items()):
+            facts.update(f"{run_id} {final}\n".encode())
+        for view in self.scene.views:
+            facts.update(repr([(each.sequence, each.first_sequence) for each in view.events]).encode())
+        return Outcome(tuple(_named(self._finals.get(run.spec.run_id)) for run in self.scene.plan.runs), facts.hexdigest())
+
+    # --- the processes ----------------------------------------------------------------------------------------------
+
+    def _live(self, name: str, crash_after: int | None) -> bool:
+        """Whether it crashed."""
+        scene, plan = self.scene, self.scene.plan
+        loop = RaceLoop(self._random, plan.disorder, self._time)
+        with loop.running():
+            store = RaceStore(self._inner, self._random, plan.latency)
+            life = Life(scene, store, self._clock, name)
+            main = loop.create_task(life.live(), name="main")
+        loop.run(lambda: main.done() or loop.steps == crash_after, MAX_STEPS)
+        crashed = not main.done()
+        notes = len(scene.notes)
+        if crashed:
+            store.die()
+            kept = [list(view.events) for view in scene.views], len(scene.answers)
+            loop.dismantle()
+            # What the remains did, nobody saw.
+            for view, events in zip(scene.views, kept[0], strict=False):
+                view.events[:], view.has_ended = events, False
+            del scene.notes[notes:], scene.views[len(kept[0]) :], scene.answers[kept[1] :]
+            scene.problems.clear()
+        else:
+            main.result()
+            self._check_rest(loop, life)
+        self._time = loop.time() + 1.0
+        return crashed
+
+    def _check_rest(self, loop: RaceLoop, life: Life) -> None:
+        problems = self.scene.problems
+        problems += loop.complaints
+        if loop.tasks():
+            problems.append(f"tasks are left: {sorted(task.get_name() for task in loop.tasks())}")
+        if loop.pending_timers():
+            problems.append(f"timers are left: {loop.pending_timers()}")
+        if life.live_at_rest:
+            problems.append(f"{life.live_at_rest} runs are live long after all should have ended")
+        if any(call.is_open for call in self.scene.calls):
+            problems.append("an upstream is still open")
+
+    def _recover_and_crash(self, after: int) -> None:
+        """A second process that dies while it recovers, or soon after."""
+        loop = RaceLoop(self._random, self.scene.plan.disorder, self._time)
+        with loop.running():
+            store = RaceStore(self._inner, self._random, 0.0)
+            main = loop.create_task(self._only_recover(store), name="main")
+        loop.run(lambda: main.done() or loop.steps == after, MAX_STEPS)
+        store.die()
+        loop.dismantle()
+        self._time = loop.time() + 1.0
+
+    async def _only_recover(self, store: RaceStore) -> None:
+        options = SupervisorOptions(replica="life-2")
+        async with Supervisor(store, RaceUpstreams(self.scene), self._clock, str, options):
+            pass
+
+    # --- the audit --------------------------------------------------------------------------------------------------
+
+    def _audit(self) -> None:
+        loop = RaceLoop(self._random, 0.0, self._time)
+        with loop.running():
+            main = loop.create_task(self._ask_everything(), name="audit")
+        loop.run(main.done, MAX_STEPS)
+        main.result()
+        self.scene.problems += loop.complaints
+
+    async def _ask_everything(self) -> None:
+        options = SupervisorOptions(replica="audit")
+        store = RaceStore(self._inner, self._random, None)
+        async with Supervisor(store, RaceUpstreams(self.scene), self._clock, lambda: "audit", options) as supervisor:
+            for run in self.scene.plan.runs:
+                run_id = run.spec.run_id
+                try:
+                    final = await supervisor.get(DEFAULT_TENANT, run_id, None)
+                except RunNotFound:
+                    continue
+                self._finals[run_id] = final
+                await self._ask_again(supervisor, run, final)
+            query = ListQuery(tenant=DEFAULT_TENANT, limit=10)
+            self.scene.answers.extend(Answer("list", each) for each in await supervisor.list_runs(query))
+
+    async def _ask_again(self, supervisor: Supervisor, run: RunPlan, final: Run) -> None:
+        """The same question in every other way; readers go on where they were cut off."""
+        scene, run_id = self.scene, run.spec.run_id
+        outcome, answer = await supervisor.cancel(DEFAULT_TENANT, run_id, "late", "eve", 5.0)
+        scene.answers.append(Answer("cancel", answer, outcome))
+        claim = supervisor.new_claim(DEFAULT_TENANT, run_id)
+        reader = await supervisor.start(run.spec, f"1:{run_id}", claim)
+        whole = View(run_id)
+        while events := await reader.next():
+            whole.events.extend(map(decode_event, events))
+        supervisor.detach(claim, reader, CancelReason.CLIENT_GONE, by_server=False)
+        whole.has_ended = True
+        for view in [each for each in scene.views if each.run_id == run_id]:
+            fold = Fold()
+            if view.has_ended or any(fold.take(event) for event in view.events) or fold.finished is not None:
+                continue
+            reader = await supervisor.watch(DEFAULT_TENANT, run_id, fold.cursor, from_snapshot=False, claim=None)
+            while events := await reader.next():
+                view.events.extend(map(decode_event, events))
+            supervisor.detach(None, reader, CancelReason.CLIENT_GONE, by_server=False)
+            view.has_ended = True
+        scene.views.append(whole)
+        scene.answers.append(Answer("get", await supervisor.get(DEFAULT_TENANT, run_id, 1.0)))
+
+    # --- the verdict ------------------------------------------------------------------------------------------------
+
+    def _judge(self) -> None:
+        for run in self.scene.plan.runs:
+            run_id = run.spec.run_id
+            self.scene.problems += [f"{run_id}: {problem}" for problem in self._judge_run(run)]
+        members = _run_now(self._inner.join_conversation(DEFAULT_TENANT, "talk", "next", 0))
+        if members:
+            self.scene.problems.append(f"the conversation still has {members}")
+        self.scene.problems += self._judge_superseded()
+
+    def _judge_run(self, run: RunPlan) -> Iterable[str]:
+        run_id = run.spec.run_id
+        final, now = self._finals.get(run_id), self._look(run_id)
+        views = [view for view in self.scene.views if view.run_id == run_id]
+        answers = [answer for answer in self.scene.answers if answer.run.run_id == run_id]
+        started = [call for call in self.scene.calls if call.run_id == run_id and call.attempts]
+        if final is None or now.record is None:
+            if any(view.events for view in views) or answers or started:
+                yield "somebody saw it, and it is unknown"
+            return
+        for view in views:
+            yield from check_view(view, final)
+        for answer in answers:
+            yield from check_answer(answer, final)
+        yield from check_log(now.entries, final)
+        if now.record.phase is not RecordPhase.SEALED or now.record.claims or not final.state.is_ending:
+            yield f"it is left {final.state.name}, {now.record.phase.name}, claims {dict(now.record.claims)}"
+        if len(started) > 1:
+            yield f"{len(started)} upstream calls"
+        yield from self._judge_ending(run, final, started)
+
+    def _judge_ending(self, run: RunPlan, final: Run, started: list[RaceCall]) -> Iterable[str]:
+        left = self._left[run.spec.run_id]
+        notes = self._notes_of(run.spec.run_id)
+        if left.record is None:
+            yield "it appeared after its process"
+            return
+        oracle = Oracle(self.scene.plan, run, started)
+        predicted = oracle.read(notes)
+        yield from predicted.problems
+        kept = payloads_of(final.message)
+        if started and not is_prefix(kept, predicted.payloads):
+            yield f"kept is {kept}, the upstream said {predicted.payloads}"
+        if left.record.phase is RecordPhase.LIVE or left.record.epoch > 1:
+            yield from self._judge_orphan(left, final)
+        elif left.record.epoch == 0 or not started:
+            yield from _judge_unstarted(final, notes)
+        else:
+            if kept != predicted.payloads:
+                yield f"kept is {kept}, the upstream said {predicted.payloads}"
+            if final.attempts != 1:
+                yield f"{final.attempts} attempts"
+            if final.finish_reason != predicted.finish_reason:
+                yield f"finish reason {final.finish_reason}, not {predicted.finish_reason}"
+            if not any(_fits(each, final) for each in predicted.endings):
+                yield f"it is {_named(final)}, not {predicted.endings}"
+            if final.cancel is not None and final.cancel.discarded_events != predicted.discarded_events:
+                yield f"{final.cancel.discarded_events} events discarded, not {predicted.discarded_events}"
+
+    def _judge_orphan(self, left: _Left, final: Run) -> Iterable[str]:
+        """Nobody drove it to its end: from the log alone, an intent means CANCELLED."""
+        record = left.record
+        assert record is not None, "an orphan has a record"
+        wanted = Ending(RunState.FAILED, error="OWNER_LOST")
+        if record.intent is not None:
+            wanted = Ending(RunState.CANCELLED, record.intent.reason, text=record.intent.text)
+        if not _fits(wanted, final):
+            yield f"recovered as {_named(final)}, not {wanted}"
+        fold = Fold()
+        for entry in left.entries:
+            fold.take(decode_event(entry))
+        if fold.payloads != payloads_of(final.message):
+            yield f"the log had {fold.payloads}, recovered is {payloads_of(final.message)}"
+
+    def _judge_superseded(self) -> Iterable[str]:
+        """Each names the other, if no process died between the two."""
+        if self._crashed or any(left.record and left.record.phase is RecordPhase.LIVE for left in self._left.values()):
+            return
+        pairs = {(run_id, run.superseded_by_run_id) for run_id, run in self._finals.items() if run.superseded_by_run_id}
+        named = {(old, run_id) for run_id, run in self._finals.items() for old in run.superseded_run_ids}
+        if pairs != named:
+            yield f"superseded {sorted(pairs)}, but named {sorted(named)}"
+
+    def _notes_of(self, run_id: str) -> list[Note]:
+        return [note for note in self.scene.notes if note.run_id in ("", run_id)]
+
+    def _look(self, run_id: str) -> _Left:
+        record = _run_now(self._inner.get(key_of(run_id)))
+        page: LogPage = _run_now(self._inner.read_log(key_of(run_id), 0, 1 << 30))
+        return _Left(record, tuple(page.entries))
+
+
+def _judge_unstarted(final: Run, notes: list[Note]) -> Iterable[str]:
+    """Its upstream was never called."""
+    if final.message is not None or final.attempts or final.usage is not None:
+        yield "it has output without an upstream"
+    if final.state is RunState.COMPLETED:
+        yield "it completed without an upstream"
+    if final.cancel_reason is CancelReason.REQUESTED and final.cancel is not None:
+        words = [note.detail for note in notes if note.kind == "cancel"]
+        if final.cancel.reason not in words:
+            yield f"cancelled with {final.cancel.reason!r}, which nobody said"
+
+
+def _fits(ending: Ending, final: Run) -> bool:
+    if (final.state, final.cancel_reason) != (ending.state, ending.cancel_reason):
+        return False
+    if (final.error.reason if final.error else "") != ending.error:
+        return False
+    return ending.text is None or (final.cancel is not None and final.cancel.reason == ending.text)
+
+
+def _named(final: Run | None) -> str:
+    if final is None:
+        return "never"
+    why = final.cancel_reason.name if final.cancel_reason else final.error.reason if final.error else ""
+    return f"{final.state.name} {why}".strip()
+
+
+def _run_now(work: Any) -> Any:
+    """The result of an operation of the memory store, which never suspends."""
+    try:
+        work.send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("an operation of the memory store suspended")
