@@ -16,7 +16,6 @@ from anthropic_prompts import PROMPTS
 from midstream_server.upstreams.anthropic import AnthropicDialect
 from midstream_server.upstreams.base import Profile
 
-
 OF_THE_OLDER_VERSION = {"temperature", "top_p", "top_k"}
 """Fields of the API version that we speak which the SDK's types have no longer since its release 2."""
 

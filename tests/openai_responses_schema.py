@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+
 class _Strict(msgspec.Struct, forbid_unknown_fields=True):
     """What has no other fields."""
 

@@ -4,9 +4,13 @@ Rules: a tool call only if the model finished for its tool calls, and the call i
 carries its provider's state, and another part follows; text without content is dropped.
 """
 
+import json
 from dataclasses import replace
 
 from midstream_server.model import Blob, FinishReason, Part, PartState, Reasoning, Refusal, Run, Text, ToolCall
+
+# Numbers are not read: Python refuses integers of more than 4,300 digits, which are JSON all the same.
+_JSON = json.JSONDecoder(parse_int=str, parse_float=str)
 
 
 def replay_view(run: Run) -> Run:
@@ -23,14 +27,23 @@ def _is_safe(part: Part, *, for_tools: bool) -> bool:
     match part.content:
         case Text(text=text) | Refusal(text=text):
             return bool(text.strip())
-        case ToolCall():
-            return for_tools and part.state is PartState.COMPLETE
+        case ToolCall() as call:
+            return for_tools and part.state is PartState.COMPLETE and _is_whole(call)
         case Reasoning():
             return part.state is PartState.COMPLETE and part.provider_state is not None
         case Blob():
             return part.state is PartState.COMPLETE
         case _:
             return False
+
+
+def _is_whole(call: ToolCall) -> bool:
+    """Whether a result can name the call, and every parser reads its arguments: some refuse half a surrogate pair."""
+    try:
+        json.dumps(_JSON.decode(call.arguments or "{}"), ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return False
+    return bool(call.id and call.name)
 
 
 def _is_dangling(parts: list[Part], index: int) -> bool:

@@ -90,7 +90,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         settings = struct.pack(">HI", 4, 2**31 - 1) + struct.pack(">HI", 5, 2**20)
         window = _frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", 2**31 - 1 - 65535))
-        transport.write(_PREFACE + _frame(_SETTINGS, 0, 0, settings) + window)
+        self._transport.write(_PREFACE + _frame(_SETTINGS, 0, 0, settings) + window)
 
     def open(self, path: bytes, message: bytes) -> asyncio.Future[None]:
         """Opens a stream; done when the server has ended it."""

@@ -155,6 +155,7 @@ async def test_every_command_is_in_the_help_with_the_exit_codes():
     for name in (
         "serve",
         "run",
+        "continue",
         "watch",
         "get",
         "list",

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import re
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
+from urllib.parse import unquote
 
 import msgspec
 
@@ -13,15 +15,23 @@ from midstream_simulator.admin import Admin, BadAdminRequest
 from midstream_simulator.chat import ChatDialect
 from midstream_simulator.connection import Connection
 from midstream_simulator.dialect import Dialect, JsonObject
+from midstream_simulator.gemini import GeminiDialect
 from midstream_simulator.http_request import HttpRequest, encode_head
 from midstream_simulator.messages import MessagesDialect
+from midstream_simulator.ollama import OllamaDialect
 from midstream_simulator.player import Player
 from midstream_simulator.recording import RecordedRequest
 from midstream_simulator.responses import ResponsesDialect
 from midstream_simulator.shapes import EXAMPLES, script_for
 from midstream_simulator.steps import Respond, Script, parse_script
 
-_DIALECTS: Sequence[Dialect] = (ChatDialect(), ResponsesDialect(), MessagesDialect())
+_DIALECTS: Sequence[Dialect] = (
+    ChatDialect(),
+    ResponsesDialect(),
+    MessagesDialect(),
+    GeminiDialect(),
+    OllamaDialect(),
+)
 
 
 @dataclass(slots=True)
@@ -67,6 +77,8 @@ class Simulator:
         self._requests: dict[int, RecordedRequest] = {}
         self._number = 0
         self._arrival = asyncio.Event()
+        self.cancelled_responses: list[str] = []
+        """The ids of the answers that a call was made to stop: POST /v1/responses/{id}/cancel."""
         self._connections: set[Connection] = set()
         self._failures: list[BaseException] = []
         self._admin = Admin(self)
@@ -145,6 +157,7 @@ class Simulator:
         self._number = 0
         self._rules.clear()
         self._requests.clear()
+        self.cancelled_responses.clear()
 
     async def _serve(self, connection: Connection, request: HttpRequest) -> None:
         try:
@@ -155,6 +168,9 @@ class Simulator:
             return await self._serve_admin(connection, request, body)
         if request.method == "GET" and request.path == "/v1/models":
             return await self._answer(connection, request, 200, self._models())
+        if request.method == "POST" and (found := re.fullmatch(r"/v1/responses/([^/]+)/cancel", request.path)):
+            self.cancelled_responses.append(unquote(found[1]))
+            return await self._answer(connection, request, 200, {"id": found[1], "status": "cancelled"})
         for dialect in _DIALECTS if request.method == "POST" and isinstance(body, dict) else ():
             if (model := dialect.model(request.path, body)) is not None:
                 return await self._play(connection, request, body, dialect, model)

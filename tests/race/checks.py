@@ -132,14 +132,13 @@ def check_answer(answer: Answer, final: Run) -> Iterable[str]:
 
 
 def _check_outcome(outcome: CancelOutcome, run: Run, final: Run) -> Iterable[str]:
-    match outcome:
-        case CancelOutcome.STOPPING:
-            fits = not run.state.is_ending
-        case CancelOutcome.ALREADY_FINISHED:
-            fits = run.state in (RunState.COMPLETED, RunState.FAILED)
-        case CancelOutcome.CANCELLED | CancelOutcome.REMEMBERED:
-            fits = run.state is RunState.CANCELLED
-    if not fits:
+    fitting = {
+        CancelOutcome.STOPPING: {RunState.QUEUED, RunState.RUNNING, RunState.STOPPING},
+        CancelOutcome.ALREADY_FINISHED: {RunState.COMPLETED, RunState.FAILED},
+        CancelOutcome.CANCELLED: {RunState.CANCELLED},
+        CancelOutcome.REMEMBERED: {RunState.CANCELLED},
+    }
+    if run.state not in fitting[outcome]:
         yield f"Cancel answered {outcome.name} with a run that is {run.state.name}"
     if outcome is CancelOutcome.STOPPING and final.error is not None and final.error.reason == "OWNER_LOST":
         yield "a cancel that was durable was lost"

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from engine_scenario import LoopClock
@@ -12,6 +13,7 @@ from midstream_server.engine.supervisor import Reader, Supervisor, SupervisorOpt
 from midstream_server.errors import (
     ConversationBusy,
     Draining,
+    RunIdConflict,
     RunNotFound,
     StoreUnavailable,
 )
@@ -21,7 +23,7 @@ from race.plan import QUEUE_SECONDS, RUN_SECONDS, AskPlan, StreamPlan, Trouble
 from race.scene import Answer, RaceUpstreams, Scene, View
 from race.store import RaceStore
 
-EXPECTED = (StoreUnavailable, Draining, ConversationBusy, RunNotFound)
+EXPECTED = (StoreUnavailable, Draining, ConversationBusy, RunIdConflict, RunNotFound)
 QUIET_SECONDS = QUEUE_SECONDS + RUN_SECONDS + 40.0
 """After so long without an outage nothing may be live."""
 READERS_LAST_SECONDS = 1.5
@@ -31,9 +33,12 @@ class Life:
     """Runs the plan against one supervisor, to the end of the plan or of the process."""
 
     def __init__(self, scene: Scene, store: RaceStore, clock: LoopClock, name: str) -> None:
-        self.is_over = False
+        self.came_to_rest = False
+        """Whether everything that can happen by itself had happened, with the store in order."""
         self.live_at_rest = 0
         """How many runs were live when all should have ended by themselves."""
+        self.callers_at_rest = 0
+        """How many calls had no answer by then."""
         self._scene = scene
         self._store = store
         self._clock = clock
@@ -43,8 +48,9 @@ class Life:
 
     async def live(self) -> None:
         """The whole of it."""
-        scene, options = self._scene, SupervisorOptions(
-            replica=self._name, max_run_seconds=RUN_SECONDS, queue_seconds=QUEUE_SECONDS
+        scene, options = (
+            self._scene,
+            SupervisorOptions(replica=self._name, max_run_seconds=RUN_SECONDS, queue_seconds=QUEUE_SECONDS),
         )
         ids = (f"id-{number}" for number in itertools.count(1))
         supervisor = Supervisor(
@@ -60,16 +66,15 @@ class Life:
         except EXPECTED:
             pass  # the store was away when the process came up
         await self._end_actors()
-        self.is_over = True
 
     # --- the order of things ----------------------------------------------------------------------------------------
 
     def _begin(self, supervisor: Supervisor) -> None:
         for run in self._scene.plan.runs:
             for stream in run.streams:
-                self._act(lambda run=run, stream=stream: self._follow(supervisor, run.spec, stream), stream.at)
+                self._act(partial(self._follow, supervisor, run.spec, stream), stream.at)
             for ask in run.asks:
-                self._act(lambda run=run, ask=ask: self._ask(supervisor, run.spec.run_id, ask), ask.at)
+                self._act(partial(self._ask, supervisor, run.spec.run_id, ask), ask.at)
         trouble = self._scene.plan.trouble
         if trouble.outage is not None:
             self._act(lambda: self._be_away(trouble), trouble.outage_at)
@@ -91,6 +96,8 @@ class Life:
                 await self._leave.wait()
         except TimeoutError:
             self.live_at_rest = supervisor.live_runs
+            self.callers_at_rest = len(self._actors)
+            self.came_to_rest = not self._store.is_away
 
     async def _end_actors(self) -> None:
         for task in tuple(self._actors):
@@ -147,11 +154,9 @@ class Life:
             async with asyncio.timeout(plan.leaves_at):
                 if plan.generates:
                     assert claim is not None, "every Generate holds a claim"
-                    reader = await supervisor.start(spec, f"1:{run_id}", claim)
+                    reader = await supervisor.start(spec, plan.fingerprint, claim)
                 else:
-                    reader = await supervisor.watch(
-                        DEFAULT_TENANT, run_id, 0, from_snapshot=plan.snapshot, claim=claim
-                    )
+                    reader = await supervisor.watch(DEFAULT_TENANT, run_id, 0, from_snapshot=plan.snapshot, claim=claim)
                 if claim is not None:
                     scene.note("holds", run_id, claim.claim_id)
                 await self._read(reader, run_id, plan)

@@ -1,4 +1,4 @@
-"""An event loop that does the same each time: its clock moves only when nothing is ready, a seed chooses what runs next.
+"""An event loop that does the same each time: its clock moves when nothing is ready, a seed chooses what runs next.
 
 Tasks and futures hash by number, not by address, so that the sets which the engine and asyncio keep are iterated in the
 same order each time.
@@ -8,13 +8,12 @@ import asyncio
 import contextvars
 import heapq
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from random import Random
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-_Work = Generator[Any, None, T] | Any
 
 
 class Stuck(AssertionError):
@@ -31,7 +30,7 @@ class _Future(asyncio.Future[Any]):
 
 
 class _Task(asyncio.Task[Any]):
-    def __init__(self, number: int, work: _Work[Any], **options: Any) -> None:
+    def __init__(self, number: int, work: Coroutine[Any, Any, Any], **options: Any) -> None:
         self._number = number
         super().__init__(work, **options)
 
@@ -102,7 +101,7 @@ class RaceLoop(asyncio.AbstractEventLoop):
         return _Future(self._number(), self)
 
     def create_task(  # type: ignore[override]
-        self, work: _Work[T], *, name: str | None = None, context: contextvars.Context | None = None
+        self, work: Coroutine[Any, Any, T], *, name: str | None = None, context: contextvars.Context | None = None
     ) -> asyncio.Task[T]:
         return _Task(self._number(), work, loop=self, name=name, context=context)
 
@@ -133,12 +132,17 @@ class RaceLoop(asyncio.AbstractEventLoop):
 
     def dismantle(self) -> None:
         """Cancels every task until none is left."""
+        self.run_out()
         while tasks := self.tasks():
             for task in sorted(tasks, key=hash):
                 task.cancel()
-            self.run(lambda: not self._ready, self.steps + 10_000)
+            self.run_out()
             if self.tasks():
                 self._go_on()
+
+    def run_out(self) -> None:
+        """Runs what is ready, without letting time go by."""
+        self.run(lambda: not self._ready, self.steps + 10_000)
 
     def tasks(self) -> set[asyncio.Task[Any]]:
         """All that have not ended."""
@@ -160,7 +164,7 @@ class RaceLoop(asyncio.AbstractEventLoop):
             sys.set_asyncgen_hooks(*hooks)
 
     def _complain_of_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
-        self.complaints.append(f"an async generator was left open: {generator.__qualname__}")
+        self.complaints.append(f"an async generator was left open: {generator!r}")
 
     def _choose(self) -> int:
         if len(self._ready) > 1 and self._disorder and self._random.random() < self._disorder:
@@ -183,3 +187,8 @@ class RaceLoop(asyncio.AbstractEventLoop):
     def _number(self) -> int:
         self._numbers += 1
         return self._numbers
+
+
+def new_loop(random: Random, disorder: float, start: float) -> RaceLoop:
+    """A loop without what the engine does not ask of one: sockets, signals, threads."""
+    return RaceLoop(random, disorder, start)  # type: ignore[abstract]

@@ -1,10 +1,9 @@
-"""One race from its seed to its verdict: the lives of the process, the audit after them, and every rule held against it.
+"""One race from its seed to its verdict: the lives of the process, the audit after them, and what must hold of it.
 
 The process is a loop: a crash is a loop that is not run any more, at whichever handle. What it left in the store is
 opened by the next one. The last one, the audit, starts nothing of its own; all that was ever seen is held against it.
 """
 
-import asyncio
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,12 +16,12 @@ from engine_scenario import LoopClock
 from midstream_server.codec import decode_event
 from midstream_server.engine.supervisor import Supervisor, SupervisorOptions
 from midstream_server.errors import RunNotFound
-from midstream_server.model import DEFAULT_TENANT, CancelReason, Run, RunFinished, RunState
-from midstream_server.stores.base import ListQuery, LogPage, RecordPhase, RunRecord, Seal, frame
+from midstream_server.model import DEFAULT_TENANT, CancelReason, Run, RunState
+from midstream_server.stores.base import ListQuery, LogPage, RecordPhase, RunRecord
 from midstream_server.stores.memory import MemoryRunStore
 from race.checks import Fold, check_answer, check_log, check_view, is_prefix, payloads_of
 from race.life import Life
-from race.loop import RaceLoop, Stuck
+from race.loop import RaceLoop, Stuck, new_loop
 from race.oracle import Ending, Oracle
 from race.plan import RunPlan, make_plan
 from race.scene import Answer, Note, RaceCall, RaceUpstreams, Scene, View, key_of
@@ -86,6 +85,7 @@ class _Machine:
         self._left: dict[str, _Left] = {}
         self._finals: dict[str, Run] = {}
         self._crashed = False
+        self._came_to_rest = False
 
     def run(self) -> None:
         plan = self.scene.plan
@@ -107,14 +107,16 @@ class _Machine:
             facts.update(f"{run_id} {final}\n".encode())
         for view in self.scene.views:
             facts.update(repr([(each.sequence, each.first_sequence) for each in view.events]).encode())
-        return Outcome(tuple(_named(self._finals.get(run.spec.run_id)) for run in self.scene.plan.runs), facts.hexdigest())
+        return Outcome(
+            tuple(_named(self._finals.get(run.spec.run_id)) for run in self.scene.plan.runs), facts.hexdigest()
+        )
 
     # --- the processes ----------------------------------------------------------------------------------------------
 
     def _live(self, name: str, crash_after: int | None) -> bool:
         """Whether it crashed."""
         scene, plan = self.scene, self.scene.plan
-        loop = RaceLoop(self._random, plan.disorder, self._time)
+        loop = new_loop(self._random, plan.disorder, self._time)
         with loop.running():
             store = RaceStore(self._inner, self._random, plan.latency)
             life = Life(scene, store, self._clock, name)
@@ -133,6 +135,8 @@ class _Machine:
             scene.problems.clear()
         else:
             main.result()
+            loop.run_out()
+            self._came_to_rest = life.came_to_rest
             self._check_rest(loop, life)
         self._time = loop.time() + 1.0
         return crashed
@@ -146,12 +150,14 @@ class _Machine:
             problems.append(f"timers are left: {loop.pending_timers()}")
         if life.live_at_rest:
             problems.append(f"{life.live_at_rest} runs are live long after all should have ended")
+        if life.callers_at_rest:
+            problems.append(f"{life.callers_at_rest} callers wait for ever")
         if any(call.is_open for call in self.scene.calls):
             problems.append("an upstream is still open")
 
     def _recover_and_crash(self, after: int) -> None:
         """A second process that dies while it recovers, or soon after."""
-        loop = RaceLoop(self._random, self.scene.plan.disorder, self._time)
+        loop = new_loop(self._random, self.scene.plan.disorder, self._time)
         with loop.running():
             store = RaceStore(self._inner, self._random, 0.0)
             main = loop.create_task(self._only_recover(store), name="main")
@@ -168,7 +174,7 @@ class _Machine:
     # --- the audit --------------------------------------------------------------------------------------------------
 
     def _audit(self) -> None:
-        loop = RaceLoop(self._random, 0.0, self._time)
+        loop = new_loop(self._random, 0.0, self._time)
         with loop.running():
             main = loop.create_task(self._ask_everything(), name="audit")
         loop.run(main.done, MAX_STEPS)
@@ -196,7 +202,9 @@ class _Machine:
         outcome, answer = await supervisor.cancel(DEFAULT_TENANT, run_id, "late", "eve", 5.0)
         scene.answers.append(Answer("cancel", answer, outcome))
         claim = supervisor.new_claim(DEFAULT_TENANT, run_id)
-        reader = await supervisor.start(run.spec, f"1:{run_id}", claim)
+        record = self._look(run_id).record
+        assert record is not None, "what can be read has a record"
+        reader = await supervisor.start(run.spec, record.fingerprint or "1:same", claim)
         whole = View(run_id)
         while events := await reader.next():
             whole.events.extend(map(decode_event, events))
@@ -221,7 +229,8 @@ class _Machine:
             run_id = run.spec.run_id
             self.scene.problems += [f"{run_id}: {problem}" for problem in self._judge_run(run)]
         members = _run_now(self._inner.join_conversation(DEFAULT_TENANT, "talk", "next", 0))
-        if members:
+        # What a process that goes has no time to clear, a durable store clears when it is opened.
+        if members and self._came_to_rest:
             self.scene.problems.append(f"the conversation still has {members}")
         self.scene.problems += self._judge_superseded()
 

@@ -16,6 +16,8 @@ SLACK = 1e-6
 MAX_OUTPUT_BYTES = 3 * 1024 * 1024
 OUTAGE_SECONDS = 30.0
 KEPT_CLAIM_SECONDS = 10.0
+STORE_SECONDS = 5.0
+"""More than the slowest store of a plan without an outage takes for all that is asked of it at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class Oracle:
         self._uncertain = False
         self._lingering: list[tuple[float, CancelReason]] = []
         self._left: list[tuple[float, CancelReason]] = []
+        self._unclaimed_at = float("inf")
 
     def read(self, notes: Iterable[Note]) -> Prediction:
         """The prediction."""
@@ -163,11 +166,18 @@ class Oracle:
 
     def _latest(self) -> float:
         """When some clock must have decided."""
-        latest = self._marker_due
+        latest = min(self._marker_due, self._latest_without_claims())
         if self._called_at is not None:
             total = self._run.spec.limits.total_seconds
             latest = min(latest, self._called_at + (RUN_SECONDS if total is None else min(total, RUN_SECONDS)))
         return latest
+
+    def _latest_without_claims(self) -> float:
+        policy = self._run.spec.on_detach
+        if policy.action is DetachAction.CONTINUE or self._plan.trouble.outage is not None:
+            return float("inf")
+        kept = KEPT_CLAIM_SECONDS if self._lingering else 0.0
+        return self._unclaimed_at + policy.grace_seconds + kept + STORE_SECONDS
 
     # --- what happens to it -------------------------------------------------------------------------------------------
 
@@ -187,6 +197,7 @@ class Oracle:
                 self._outage_at = note.time
             case "wants":
                 self._wanted.add(note.detail)
+                self._unclaimed_at = float("inf")
                 self._created_at = self._created_at if self._created_at is not None else note.time
             case "holds":
                 self._held.add(note.detail)
@@ -212,6 +223,8 @@ class Oracle:
         was_held = claim_id in self._held
         self._held.discard(claim_id)
         self._wanted.discard(claim_id)
+        if not self._wanted:
+            self._unclaimed_at = note.time
         if not was_held:
             self._uncertain = True
             self._left.append((note.time, reason))

@@ -1,8 +1,9 @@
 """What happens in one race, chosen by its seed: what upstreams say, who follows, who stops, and what goes wrong."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import TypeVar
 
 from midstream_server.errors import (
     FirstTokenTimeout,
@@ -37,7 +38,9 @@ from midstream_server.upstreams.base import (
 )
 from race.store import Outage
 
-RUN_SECONDS = 20.0
+T = TypeVar("T")
+
+RUN_SECONDS = 45.0
 """The operator's cap: every run that nothing else ends has ended by then."""
 QUEUE_SECONDS = 15.0
 
@@ -65,6 +68,7 @@ class StreamPlan:
     at: float
     generates: bool
     claims: bool
+    fingerprint: str = ""
     snapshot: bool = False
     leaves_after_events: int | None = None
     leaves_at: float | None = None
@@ -151,7 +155,7 @@ def _trouble(random: Random) -> Trouble:
     return Trouble(
         outage=outage,
         outage_at=_moment(random),
-        outage_seconds=random.choice((0.01, 0.1, 1.0, 3.0, 8.0, 34.0)),
+        outage_seconds=random.choice((0.01, 0.1, 1.0, 3.0, 8.0, 34.0, 34.0)),
         drain_at=sometimes(0.08),
         seal_at=sometimes(0.1),
         leave_at=sometimes(0.15),
@@ -183,8 +187,9 @@ def _run(random: Random, run_id: str, conversation_id: str) -> RunPlan:
         spec=spec,
         reads=_reads(random),
         reads_on=reads_on,
-        streams=[_stream(random, generates=True)] + _some(random, 3, lambda: _stream(random, generates=None)),
-        asks=_some(random, 4, lambda: _ask(random)),
+        streams=[_stream(random, generates=True, first=True)]
+        + _some(random, 3, lambda: _stream(random, generates=None)),
+        asks=_some(random, random.choice((1, 4)), lambda: _ask(random)),
     )
 
 
@@ -193,18 +198,19 @@ def _on_detach(random: Random) -> DetachPolicy:
     return DetachPolicy(action=action, grace_seconds=random.choice((0.02, 2.0)) if action is DetachAction.GRACE else 0)
 
 
-def _some(random: Random, most: int, make):  # type: ignore[no-untyped-def]
+def _some(random: Random, most: int, make: Callable[[], T]) -> list[T]:
     return [make() for _ in range(random.randint(0, most))]
 
 
-def _stream(random: Random, *, generates: bool | None) -> StreamPlan:
+def _stream(random: Random, *, generates: bool | None, first: bool = False) -> StreamPlan:
     if generates is None:
         generates = random.random() < 0.4
-    leaves = random.choice(("no", "no", "events", "time", "time"))
+    leaves = random.choice(("no", "no", "no", "events", "time"))
     return StreamPlan(
-        at=_moment(random),
+        at=0.0 if first and random.random() < 0.8 else _moment(random),
         generates=generates,
         claims=generates or random.random() < 0.5,
+        fingerprint=random.choice(("1:same", "1:same", "1:same", "1:same", "1:other")),
         snapshot=not generates and random.random() < 0.3,
         leaves_after_events=random.randint(1, 6) if leaves == "events" else None,
         leaves_at=_moment(random) if leaves == "time" else None,
@@ -215,9 +221,11 @@ def _stream(random: Random, *, generates: bool | None) -> StreamPlan:
 
 
 def _ask(random: Random) -> AskPlan:
-    kind = random.choice(("cancel", "cancel", "get", "list"))
+    kind = random.choice(("cancel", "get", "list"))
     wait = random.choice((0.0, 0.02, 5.0)) if kind == "cancel" else random.choice((None, None, 0.02, 60.0))
-    return AskPlan(kind=kind, at=_moment(random), wait=wait, text=f"stop {random.randrange(1000)}")
+    return AskPlan(
+        kind=kind, at=random.choice((_moment(random), 0.1, 0.3, 2.0)), wait=wait, text=f"stop {random.randrange(1000)}"
+    )
 
 
 # --- what the upstream says ------------------------------------------------------------------------------------------
@@ -273,7 +281,7 @@ def _ending(random: Random) -> tuple[list[UpstreamEvent], list[Read]]:
             (marker + account, stall),
             (marker, [reset]),
             (marker + frame, stall),
-            (marker + [_said(random), *account], [end]),
+            ([*marker, _said(random), *account], [end]),
             (frame, stall),
             ([], [reset]),
             ([], [end]),

@@ -1,4 +1,4 @@
-"""A store that answers when the seed says so, if at all. Every operation takes effect at once, in the order of the calls."""
+"""A store that answers when the seed says so, if at all. Operations take effect in the order in which they were called."""
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
@@ -79,6 +79,11 @@ class RaceStore:
             self._answer(request, result)
         if self._queue and not self._is_busy:
             self._kick()
+
+    @property
+    def is_away(self) -> bool:
+        """Whether something is wrong with it now."""
+        return self._outage is not None
 
     def die(self) -> None:
         """The process is gone: nothing takes effect any more."""

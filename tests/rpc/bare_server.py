@@ -10,7 +10,10 @@ import grpc.aio
 
 SERVICE = "bare.Service"
 OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
+MESSAGE = b"x" * 100
 PATIENCE_SECONDS = 10.0
+QUIET_SECONDS = 0.3
+"""So long nothing happens where nothing is to happen."""
 
 Options = tuple[tuple[str, int], ...]
 

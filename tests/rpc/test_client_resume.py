@@ -15,6 +15,7 @@ from rpc.tcp_proxy import TcpProxy
 
 both = pytest.mark.parametrize("follow", [follow_async, follow_sync], ids=["async", "sync"])
 
+AS_STREAMED = generation_service_pb2.MESSAGE_VIEW_AS_STREAMED
 TEXTS = ("He", "llo ", "wörld", "", " ☃")
 LOG = text_log(*TEXTS)
 
@@ -178,7 +179,7 @@ async def test_a_watch_from_the_end_of_an_ended_run_is_at_its_end(follow: Follow
     assert seen.deltas == []
     assert (seen.final, seen.message, seen.last_sequence) == (final, final.message, final.last_sequence)
     assert len(server.requests) == 1
-    assert server.unary_requests == [generation_service_pb2.GetRunRequest(run_id="run", message_view=1)]
+    assert server.unary_requests == [generation_service_pb2.GetRunRequest(run_id="run", message_view=AS_STREAMED)]
     assert server.cancels == []
 
 

@@ -16,7 +16,7 @@ from midstream_server.errors import (
 )
 from midstream_server.model import Annotation, FinishReason, PartState, ProviderState, TokenCount, Usage, UsageSource
 from midstream_server.upstreams.anthropic import AnthropicDialect
-from midstream_server.upstreams.base import ModelFinished, PartDelta, Profile, UsageReported
+from midstream_server.upstreams.base import MetadataReported, ModelFinished, PartDelta, Profile, UsageReported
 from midstream_server.upstreams.sse import SseDecoder, SseEvent
 from stream_folding import Folded, parse
 
@@ -51,7 +51,7 @@ def _until(name: str, mark: bytes) -> bytes:
     return b"".join(block + b"\n\n" for block in kept)
 
 
-def _finishes(result: Folded) -> list[tuple[FinishReason, str]]:
+def _finishes(result: Folded) -> list[tuple[FinishReason | None, str]]:
     return [(finish.reason, finish.raw) for finish in result.finishes]
 
 
@@ -148,7 +148,7 @@ def test_a_closed_call_is_judged_by_its_arguments():
     """The provider closed all four; one of them is no JSON object."""
     assembler = MessageAssembler()
     parser = AnthropicDialect().parser(Profile())
-    ends = {}
+    ends: dict[int, PartState | None] = {}
     for event in parser.feed(_body("tools")):
         for delta in assembler.add(event) if isinstance(event, PartDelta) else ():
             ends[delta.part_index] = delta.part_end or ends.get(delta.part_index)
@@ -167,6 +167,11 @@ def test_a_call_that_the_limit_cut_stays_open():
 def test_arguments_of_a_call_that_is_never_closed():
     """They are not lost."""
     assert _read("input-without-stop").calls() == [("toolu_a", "open", '{"n":1}')]
+
+
+def test_arguments_that_come_in_pieces_replace_those_of_the_beginning():
+    """They are the same, or better."""
+    assert _read("input-twice").calls() == [("toolu_a", "open", '{"n":2}')]
 
 
 def test_interleaved_calls():
@@ -262,6 +267,16 @@ def test_the_account_comes_right_behind_the_marker():
     [marker] = [index for index, event in enumerate(events) if isinstance(event, ModelFinished)]
 
     assert isinstance(events[marker + 1], UsageReported)
+
+
+def test_facts_are_told_once():
+    """Not with every account again."""
+    events = AnthropicDialect().parser(Profile()).feed(_body("usage-in-pieces"))
+
+    assert [event.metadata for event in events if isinstance(event, MetadataReported)] == [
+        {"service_tier": "standard"},
+        {"stop_sequence": "\n\n"},
+    ]
 
 
 def test_a_stream_that_fails_tells_its_last_account():

@@ -13,6 +13,7 @@ from midstream_server.model import (
     GenerationParameters,
     JsonObjectFormat,
     JsonSchemaFormat,
+    JsonValue,
     Message,
     Prompt,
     Reasoning,
@@ -165,6 +166,23 @@ def test_what_only_one_side_says_is_refused_from_the_other():
     assert _refused(HELLO, message(Role.ASSISTANT, call)) == ["messages[1].parts[0].tool_call.arguments"]
     assert _refused(message(Role.USER, Text(text=""))) == ["messages[0].parts"]
     assert _refused(message(Role.SYSTEM, Text(text="Be brief."))) == ["messages"]
+
+
+def test_blobs():
+    """Images and documents, here, at an address, or in the provider's store; by their media type, or what looks so."""
+    [user] = _build(PROMPTS["blobs"])["messages"]
+
+    assert [(block["type"], block["source"]["type"]) for block in user["content"][1:]] == [
+        ("image", "base64"),
+        ("image", "url"),
+        ("image", "file"),
+        ("document", "base64"),
+        ("document", "url"),
+        ("document", "text"),
+        ("document", "file"),
+    ]
+    assert user["content"][1]["source"] == {"type": "base64", "media_type": "image/png", "data": "iVBORw=="}
+    assert user["content"][6]["source"]["data"] == "für"
 
 
 @pytest.mark.parametrize(
@@ -328,7 +346,11 @@ def test_a_schema_that_is_none():
 
 def test_provider_options():
     """Those on the list reach the upstream as they are."""
-    options = {"metadata": {"user_id": "u"}, "thinking": {"type": "between_tools"}, "container": "c"}
+    options: dict[str, JsonValue] = {
+        "metadata": {"user_id": "u"},
+        "thinking": {"type": "between_tools"},
+        "container": "c",
+    }
 
     sent = json.loads(
         AnthropicDialect().build_request("m", Prompt(messages=(HELLO,), provider_options=options), Profile()).body

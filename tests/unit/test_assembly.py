@@ -1,5 +1,7 @@
 """What settings become when upstreams are assembled from them, the local model's too."""
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -77,3 +79,12 @@ async def test_a_preset_that_leads_nowhere_is_told(settings: UpstreamSettings, w
             pass
 
     assert word in caught.value.message
+
+
+def test_a_server_does_not_load_the_engine_of_the_local_model():
+    """It is loaded in its own process: it is large, and a crash of it is not ours."""
+    code = "import sys, midstream_server.app; print([name for name in ('xllamacpp', 'numpy') if name in sys.modules])"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[]\n"

@@ -34,6 +34,14 @@ def test_a_usual_variable_enables_its_upstream_and_names_itself_as_the_key():
     assert "secret" not in repr(openai)
 
 
+def test_each_key_enables_its_own_dialect():
+    """A provider with a grammar of its own is spoken to in it."""
+    anthropic = found({"ANTHROPIC_API_KEY": "secret"}, dialects=AVAILABLE_DIALECTS)["anthropic"]
+
+    assert (anthropic.dialect, anthropic.base_url) == ("anthropic", "https://api.anthropic.com")
+    assert anthropic.api_key_env == "ANTHROPIC_API_KEY"
+
+
 def test_an_empty_variable_enables_nothing():
     """As if it were not set."""
     assert "openai" not in found({"OPENAI_API_KEY": " "})

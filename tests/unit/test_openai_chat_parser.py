@@ -43,7 +43,7 @@ def _data(value: object) -> bytes:
     return b"data: " + json.dumps(value).encode() + b"\n\n"
 
 
-def _finishes(result: Folded) -> list[tuple[FinishReason, str]]:
+def _finishes(result: Folded) -> list[tuple[FinishReason | None, str]]:
     return [(finish.reason, finish.raw) for finish in result.finishes]
 
 

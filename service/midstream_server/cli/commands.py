@@ -7,7 +7,24 @@ from typing import Annotated, Any
 import typer
 
 from midstream_server.cli import options
-from midstream_server.cli.options import DEFAULT_SERVER, Conflict, Detach, Json, Labels, RunId, Server, State
+from midstream_server.cli.options import (
+    DEFAULT_SERVER,
+    Conflict,
+    Detach,
+    Json,
+    Labels,
+    MaxTokens,
+    NewRunId,
+    Prompt,
+    RunId,
+    Seed,
+    Server,
+    State,
+    Stop,
+    System,
+    Temperature,
+    TopP,
+)
 from midstream_server.cli.outcome import outcome
 
 app = typer.Typer(
@@ -138,26 +155,23 @@ def health(
 @app.command()
 def run(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="UPSTREAM/NAME or an alias.", show_default=False)],
-    prompt: Annotated[
-        str | None,
-        typer.Argument(metavar="PROMPT", help="What to ask; '-' or nothing reads it from a pipe.", show_default=False),
-    ] = None,
+    prompt: Prompt = None,
     server: Server = DEFAULT_SERVER,
-    system: Annotated[str | None, typer.Option(metavar="TEXT", help="Instructions for the model.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="The provider's limit of output tokens.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 to 2.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="More than 0, at most 1.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed, the same answer, where the provider can.")] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="End the answer here; may be repeated.")
-    ] = None,
+    system: System = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    stop: Stop = None,
     label: Labels = None,
-    run_id: Annotated[str | None, typer.Option(metavar="ID", help="Makes a repeat attach to the same run.")] = None,
+    run_id: NewRunId = None,
     conversation: Annotated[str | None, typer.Option(metavar="ID", help="The conversation it belongs to.")] = None,
     on_conflict: Annotated[
         Conflict | None, typer.Option(help="If other runs of the conversation are live.", show_default=False)
     ] = None,
-    supersede: Annotated[bool, typer.Option("--supersede", help="Same as --on-conflict supersede.")] = False,
+    supersede: Annotated[bool, typer.Option("--supersede", help="Stop those, then run: abort and rephrase.")] = False,
+    queue: Annotated[bool, typer.Option("--queue", help="Wait for those to end, then run.")] = False,
+    reject: Annotated[bool, typer.Option("--reject", help="Do not run if there are any.")] = False,
     on_detach: Annotated[
         Detach | None, typer.Option(help="If nobody follows the run any more. Default: grace.", show_default=False)
     ] = None,
@@ -182,14 +196,11 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Generate, and show it as it comes. Ctrl-C stops the run and keeps its text; twice quits at once."""
-    if supersede and on_conflict not in (None, Conflict.SUPERSEDE):
-        raise typer.BadParameter("--supersede and --on-conflict say different things")
+    policy = options.only_conflict(on_conflict, reject=reject, supersede=supersede, queue=queue)
     from midstream_server.cli import run as command
     from midstream_server.cli.requests import generate_options
 
     text = command.read_prompt(prompt)
-    if not text:
-        raise typer.BadParameter("there is no prompt: give one, or send it through a pipe", param_hint="PROMPT")
     chosen: dict[str, Any] = {
         "run_id": run_id,
         "system": system,
@@ -217,9 +228,46 @@ def run(
         },
         on_detach=on_detach,
         grace=options.duration(grace, "--grace"),
-        on_conflict=Conflict.SUPERSEDE if supersede else on_conflict,
+        on_conflict=policy,
     )
     raise typer.Exit(outcome(lambda: command.run(server, model, text, chosen, json_output=as_json), server))
+
+
+@app.command("continue")
+def continue_run(
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="The run to go on with.", show_default=False)],
+    prompt: Prompt = None,
+    server: Server = DEFAULT_SERVER,
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Default: the run's own.")] = None,
+    system: System = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    stop: Stop = None,
+    new_run_id: NewRunId = None,
+    as_json: Json = False,
+) -> None:
+    """Go on with the text of an ended run, in a new run. Shows the new text only.
+
+    Prompts are never stored: give the same PROMPT again, and the same --system. If it takes more flags than there are
+    here, use 'midstream run' with --continue-from. Not every provider can go on with a text.
+    """
+    from midstream_server.cli import run as command
+    from midstream_server.cli.requests import generate_options
+
+    text = command.read_prompt(prompt)
+    parameters = {
+        "max_output_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+        "stop": stop,
+    }
+    chosen = generate_options(parameters=parameters) | {"run_id": new_run_id, "system": system}
+    raise typer.Exit(
+        outcome(lambda: command.continue_run(server, run_id, model, text, chosen, json_output=as_json), server)
+    )
 
 
 @app.command()

@@ -19,6 +19,19 @@ Labels = Annotated[
     list[str] | None,
     typer.Option("--label", metavar="KEY=VALUE", help="A label; may be repeated.", show_default=False),
 ]
+Prompt = Annotated[
+    str | None,
+    typer.Argument(metavar="PROMPT", help="What to ask; '-' or nothing reads it from a pipe.", show_default=False),
+]
+System = Annotated[str | None, typer.Option(metavar="TEXT", help="Instructions for the model.")]
+MaxTokens = Annotated[int | None, typer.Option(help="The provider's limit of output tokens.")]
+Temperature = Annotated[float | None, typer.Option(help="0 to 2.")]
+TopP = Annotated[float | None, typer.Option(help="More than 0, at most 1.")]
+Seed = Annotated[int | None, typer.Option(help="The same seed, the same answer, where the provider can.")]
+Stop = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="End the answer here; may be repeated.")]
+NewRunId = Annotated[
+    str | None, typer.Option("--run-id", metavar="ID", help="Of the new run. Makes a repeat attach to the same run.")
+]
 
 
 class Conflict(enum.StrEnum):
@@ -47,6 +60,15 @@ class State(enum.StrEnum):
     COMPLETED = "completed"
     CANCELLED = "cancelled"
     FAILED = "failed"
+
+
+def only_conflict(named: Conflict | None, *, reject: bool, supersede: bool, queue: bool) -> Conflict | None:
+    """What `--on-conflict`, or the flag that is short for it, says."""
+    flags = ((Conflict.REJECT, reject), (Conflict.SUPERSEDE, supersede), (Conflict.QUEUE, queue))
+    chosen = {policy for policy, is_given in ((named, named is not None), *flags) if is_given}
+    if len(chosen) > 1:
+        raise typer.BadParameter("--on-conflict, --reject, --supersede and --queue say different things")
+    return chosen.pop() if chosen else None
 
 
 def duration(text: str | None, flag: str) -> float | None:

@@ -13,16 +13,16 @@ from midstream_server.cli.options import Conflict, Detach
 def generate_options(
     *,
     parameters: Mapping[str, Any],
-    limits: Mapping[str, Any],
-    on_detach: Detach | None,
-    grace: float | None,
-    on_conflict: Conflict | None,
+    limits: Mapping[str, Any] | None = None,
+    on_detach: Detach | None = None,
+    grace: float | None = None,
+    on_conflict: Conflict | None = None,
 ) -> dict[str, Any]:
     """The options of `Client.generate`; only what was asked for."""
     options: dict[str, Any] = {}
     if given := _given(parameters):
         options["parameters"] = _parameters(given)
-    if given := _given(limits):
+    if given := _given(limits or {}):
         options["limits"] = given
     if on_conflict is not None:
         options["on_conflict"] = ConversationPolicy[on_conflict.upper()]

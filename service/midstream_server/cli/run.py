@@ -1,11 +1,13 @@
-"""`midstream run` and `midstream watch`: follow a run in the terminal."""
+"""`midstream run`, `continue` and `watch`: follow a run in the terminal."""
 
 import asyncio
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from midstream_client import AsyncClient
+import typer
+
+from midstream_client import AsyncClient, Client
 from midstream_server.cli.follow import JsonPrinter, Session, TextPrinter
 from midstream_server.cli.outcome import require_server
 
@@ -16,19 +18,34 @@ def run(server: str, model: str, prompt: str, options: Mapping[str, Any], *, jso
     return asyncio.run(_run(server, model, prompt, options, json_output=json_output))
 
 
+def continue_run(
+    server: str, run_id: str, model: str | None, prompt: str, options: Mapping[str, Any], *, json_output: bool
+) -> int:
+    """Starts a run that goes on with the text of another, by default with its model, and shows it to its end."""
+    require_server(server)
+    if model is None:
+        with Client(server) as client:
+            model = client.get(run_id).model
+    return run(server, model, prompt, {**options, "continue_from": run_id}, json_output=json_output)
+
+
 def watch(server: str, run_id: str, *, after: int | None, snapshot: bool, claim: bool, json_output: bool) -> int:
     """Shows a run that exists."""
     require_server(server)
     return asyncio.run(_watch(server, run_id, after, snapshot=snapshot, claim=claim, json_output=json_output))
 
 
-def read_prompt(prompt: str | None) -> str | None:
-    """The prompt of the command line, or all of standard input; None if there is neither."""
-    if prompt is not None and prompt != "-":
-        return prompt
-    if prompt is None and sys.stdin.isatty():
-        return None
-    return sys.stdin.buffer.read().decode("utf-8", errors="replace")
+def read_prompt(prompt: str | None) -> str:
+    """The prompt of the command line, or all of standard input.
+
+    Raises:
+        typer.BadParameter: there is neither.
+    """
+    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
+        prompt = sys.stdin.buffer.read().decode("utf-8", errors="replace")
+    if not prompt:
+        raise typer.BadParameter("there is no prompt: give one, or send it through a pipe", param_hint="PROMPT")
+    return prompt
 
 
 async def _run(server: str, model: str, prompt: str, options: Mapping[str, Any], *, json_output: bool) -> int:

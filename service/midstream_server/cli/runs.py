@@ -9,6 +9,7 @@ from midstream_server.cli.outcome import require_server
 from midstream_server.cli.present import as_json, show_run, state_word, when
 
 _PATIENCE_SECONDS = 30 * 86400.0
+_MAX_PAGE = 500
 
 
 def get(server: str, run_id: str, *, wait: bool, replay: bool, json_output: bool) -> int:
@@ -81,6 +82,7 @@ def list_runs(server: str, filters: Filters, *, limit: int, json_output: bool) -
             conversation_id=filters.conversation_id,
             parent_run_id=filters.parent_run_id,
             labels=filters.labels,
+            page_size=min(limit, _MAX_PAGE),
         )
         for _, run in zip(range(limit), runs, strict=False):
             if json_output:

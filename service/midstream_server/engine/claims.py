@@ -49,6 +49,7 @@ class ClaimKeeper:
         self._counted: dict[RunKey, set[str]] = {}
         """The claims of this process's streams by run; a stream may come before its run is live."""
         self._grace: dict[RunKey, asyncio.TimerHandle] = {}
+        self._is_closed = False
         self._kept: dict[str, asyncio.TimerHandle] = {}
         """When the claims are dropped whose streams the server ended."""
 
@@ -74,7 +75,7 @@ class ClaimKeeper:
         if claim.is_detached:
             return
         claim.is_detached, claim.reason = True, reason
-        if not claim.is_held:
+        if not claim.is_held or self._is_closed:
             return
         if after_seconds > 0:
             loop = asyncio.get_running_loop()
@@ -94,7 +95,8 @@ class ClaimKeeper:
         self._tasks.spawn(self._release(claim, now), f"release {claim.key.run_id}")
 
     def close(self) -> None:
-        """Stops all clocks."""
+        """Stops all clocks, and starts none any more."""
+        self._is_closed = True
         for key in tuple(self._grace):
             self._stop_grace(key)
         for timer in self._kept.values():

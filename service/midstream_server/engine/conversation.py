@@ -1,8 +1,10 @@
 """Conversations: the ordered set of their live runs, and what a new run does about the ones before it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
+from weakref import WeakValueDictionary
 
 from midstream_server.clock import Clock
 from midstream_server.engine.directory import RunDirectory
@@ -13,6 +15,28 @@ from midstream_server.model import CancelIntent, CancelReason, ConversationPolic
 from midstream_server.stores.base import RecordPhase
 
 SUPERSEDED_BY = "conversation"
+
+
+class JoinOrder:
+    """Of one conversation, one run at a time is joined and created here, so that the next finds its record.
+
+    Two that waited for each other's records could wait for ever: one that left and joins again has changed its place.
+    """
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def keep(self, tenant: str, conversation_id: str) -> AsyncIterator[None]:
+        """Waits for the others of a conversation, and keeps them waiting. Nothing without a conversation."""
+        if not conversation_id:
+            yield
+            return
+        lock = self._locks.get((tenant, conversation_id))
+        if lock is None:
+            lock = self._locks[tenant, conversation_id] = asyncio.Lock()
+        async with lock:
+            yield
 
 
 async def join(directory: RunDirectory, key: RunKey, spec: RunSpec, now: int) -> Sequence[RunKey]:
@@ -36,10 +60,6 @@ async def join(directory: RunDirectory, key: RunKey, spec: RunSpec, now: int) ->
 
 
 async def _is_live(directory: RunDirectory, member: RunKey) -> bool:
-    # A member that joined before us and has no record yet is about to get one: it is not to be overlooked.
-    starting = directory.starting.get(member)
-    if starting is not None:
-        await asyncio.wait({starting})
     record = await directory.store.get(member)
     return record is not None and record.phase is RecordPhase.LIVE
 

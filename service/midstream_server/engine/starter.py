@@ -7,7 +7,7 @@ place in a conversation or a record that the store did not tell of, is cleared b
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 
 import structlog
@@ -21,7 +21,7 @@ from midstream_server.engine.run_task import RunServices, RunTask
 from midstream_server.engine.stored_run import seal_orphan
 from midstream_server.engine.tasks import TaskKeeper
 from midstream_server.errors import RunIdConflict, RunIdExpired, StoreUnavailable, TooManyRuns
-from midstream_server.model import Run, RunKey, RunSpec, RunStarted, RunState
+from midstream_server.model import Instant, Run, RunKey, RunSpec, RunStarted, RunState
 from midstream_server.stores.base import RecordPhase, StartOutcome, StartResult, StartRun
 from midstream_server.upstreams.base import UpstreamCall
 
@@ -50,6 +50,7 @@ class RunStarter:
         self._replica = replica
         self._max_live_runs = max_live_runs
         self._creating = 0
+        self._order = conversation.JoinOrder()
 
     async def start(self, spec: RunSpec, fingerprint: str, claim: Claim, call: UpstreamCall) -> None:
         """Creates the run, or finds the one that exists; afterwards the claim is held, or released if it was dropped.
@@ -80,15 +81,27 @@ class RunStarter:
         self, spec: RunSpec, fingerprint: str, claim: Claim, call: UpstreamCall, *, is_known: bool
     ) -> StartOutcome:
         key, now = claim.key, self._clock.now()
-        with nullcontext() if is_known else self._place():
-            predecessors: Sequence[RunKey] = ()
-            if not is_known:
+        if is_known:
+            return await self._create(spec, fingerprint, claim, call, now, ())
+        with self._place():
+            async with self._order.keep(key.tenant, spec.conversation_id):
                 predecessors = await self._guard.ask(lambda: conversation.join(self._directory, key, spec, now))
-            run = LiveRun(key, spec, _header(spec, now, is_queued=bool(predecessors)), call, self._clock)
-            entry = encode_event(1, _started(spec, now))
-            result = await self._write(run, entry, fingerprint, claim)
-            if result.outcome is StartOutcome.CREATED:
-                self._launch(run, entry, predecessors)
+                return await self._create(spec, fingerprint, claim, call, now, predecessors)
+
+    async def _create(
+        self,
+        spec: RunSpec,
+        fingerprint: str,
+        claim: Claim,
+        call: UpstreamCall,
+        now: Instant,
+        predecessors: Sequence[RunKey],
+    ) -> StartOutcome:
+        run = LiveRun(claim.key, spec, _header(spec, now, is_queued=bool(predecessors)), call, self._clock)
+        entry = encode_event(1, _started(spec, now))
+        result = await self._write(run, entry, fingerprint, claim)
+        if result.outcome is StartOutcome.CREATED:
+            self._launch(run, entry, predecessors)
         return result.outcome
 
     @contextmanager

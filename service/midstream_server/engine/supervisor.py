@@ -191,8 +191,8 @@ class Supervisor:
         store = self._directory.store
         if claim is not None:
             self._claims.hold(claim)
-            if await store.claim(key, claim.claim_id, self._options.replica) is None:
-                raise RunNotFound
+            while await store.claim(key, claim.claim_id, self._options.replica) is None:
+                await known_record(store, key)  # it may have come since
         run = self._directory.live.get(key)
         last = run.output.log.last_sequence if run else (await known_record(store, key)).last_sequence
         if after_sequence > last:

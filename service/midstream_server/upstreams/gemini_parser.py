@@ -24,7 +24,8 @@ from midstream_server.upstreams.event_stream import EventStream
 from midstream_server.upstreams.gemini_citations import CitationList, read_logprobs, search_queries
 from midstream_server.upstreams.gemini_errors import failure_of_frame, find_error
 from midstream_server.upstreams.gemini_parts import PartReader
-from midstream_server.upstreams.gemini_usage import read_facts, read_usage
+from midstream_server.upstreams.gemini_text_chunk import decode_text_chunk
+from midstream_server.upstreams.gemini_usage import FACTS, read_facts, read_usage
 from midstream_server.upstreams.json_stream import JsonStream
 from midstream_server.upstreams.json_text import as_list, as_object, as_text, cut_words, decode_json
 from midstream_server.upstreams.sse import SseEvent
@@ -47,6 +48,7 @@ _FINISH_REASONS = {
     "IMAGE_RECITATION": _FILTERED,
 }
 """https://ai.google.dev/api/generate-content#FinishReason; all others are OTHER."""
+_NAMES = ("responseId", "modelVersion")
 _UNSPECIFIED = ("", "FINISH_REASON_UNSPECIFIED", "BLOCK_REASON_UNSPECIFIED")
 _BEFORE_BODY = b"\xef\xbb\xbf \t\r\n"
 _MAX_BLANK_BYTES = 4096
@@ -64,6 +66,7 @@ class GeminiParser:
         self._stream: EventStream | JsonStream | None = None
         self._parts = PartReader(dialect)
         self._citations = CitationList()
+        self._facts: tuple[object, ...] = ()
         self._known: dict[str, str] = {}
         self._changes = 0
         self._usage: dict[str, JsonValue] = {}
@@ -113,6 +116,8 @@ class GeminiParser:
     # --- Frames -----------------------------------------------------------------------------------------------------
 
     def _read(self, event: SseEvent, events: list[UpstreamEvent]) -> None:
+        if self._read_text_chunk(event, events):
+            return
         if event.error or event.name == b"error":
             value = _json_or_words(event.error or event.data)
             self._fail(failure_of_frame(find_error(value) or value), events)
@@ -120,6 +125,21 @@ class GeminiParser:
             events.append(EventIgnored(kind="[DONE]"))
         elif event.data.strip():
             self._read_json(event, events)
+
+    def _read_text_chunk(self, event: SseEvent, events: list[UpstreamEvent]) -> bool:
+        """The fast path: a chunk that brings a piece of text or of a thought, and nothing new besides its account."""
+        if self._is_finished or event.name or event.error or event.bare:
+            return False
+        chunk = decode_text_chunk(event.data)
+        if chunk is None or chunk.facts != self._facts:
+            return False
+        if chunk.text:
+            self._parts.add_text(chunk.text, events, is_thought=chunk.is_thought)
+            self._says_stop_once, self._held_finish = True, ""
+        if account := chunk.account():
+            self._usage, self._usage_is_final = account, False
+            self._report_usage(events)
+        return True
 
     def _read_json(self, event: SseEvent, events: list[UpstreamEvent]) -> None:
         try:
@@ -169,13 +189,13 @@ class GeminiParser:
             self._usage, self._usage_is_final = usage, False
             self._report_usage(events)
             self._tell(dict(read_facts(usage)), events)
+        self._facts = (*(chunk.get(name) for name in _NAMES), *(usage.get(name) for name in FACTS))
         if len(events) == before and not (candidates or usage or feedback or "error" in chunk):
             events.append(EventIgnored(kind=cut_words(next(iter(chunk), "event"), 64)))
 
     def _read_head(self, chunk: dict[str, JsonValue], events: list[UpstreamEvent]) -> None:
         """What the upstream says of itself."""
-        response_id = self._changed("responseId", chunk.get("responseId"))
-        model = self._changed("modelVersion", chunk.get("modelVersion"))
+        response_id, model = (self._changed(name, chunk.get(name)) for name in _NAMES)
         self._parts.identify(response_id or chunk)
         if response_id or model:
             events.append(ResponseStarted(upstream_request_id=response_id, upstream_model=model))

@@ -82,12 +82,19 @@ class PartReader:
         elif isinstance(blob, dict) and part.get("thought") is not True:
             self._read_blob(blob, signature, events)
         elif isinstance(text, str) and text:
-            self._add_text(_REASONING if part.get("thought") is True else _TEXT, text, signature, events)
+            self._add_signed_text(text, part.get("thought") is True, signature, events)
         elif signature:
             self._sign(signature, events)
         elif not isinstance(text, str):
             kind = next((name for name in part if name != "thought"), "")
             events.append(EventIgnored(kind=f"part {cut_words(kind, 64)}"))
+
+    def add_text(self, text: str, events: list[UpstreamEvent], *, is_thought: bool) -> None:
+        """More text, or more of a thought, and nothing else."""
+        kind = _REASONING if is_thought else _TEXT
+        if self._kind is not kind:
+            self._begin(kind, events)
+        events.append(PartDelta(part=self._part, payload=ReasoningDelta(text) if is_thought else TextDelta(text)))
 
     def annotate(
         self, annotations: tuple[Annotation, ...], logprobs: tuple[TokenLogprob, ...], events: list[UpstreamEvent]
@@ -104,17 +111,10 @@ class PartReader:
 
     # --- Text, thoughts, files -----------------------------------------------------------------------------------
 
-    def _add_text(self, kind: str, text: str, signature: str, events: list[UpstreamEvent]) -> None:
-        if self._kind is not kind:
-            self._begin(kind, events)
-        payload = TextDelta(text) if kind is _TEXT else ReasoningDelta(text)
+    def _add_signed_text(self, text: str, is_thought: bool, signature: str, events: list[UpstreamEvent]) -> None:
+        self.add_text(text, events, is_thought=is_thought)
         if signature:
-            self._kind = ""
-            events.append(
-                PartDelta(part=self._part, payload=payload, part_end=_COMPLETE, provider_state=self._state(signature))
-            )
-        else:
-            events.append(PartDelta(part=self._part, payload=payload))
+            self._sign(signature, events)
 
     def _sign(self, signature: str, events: list[UpstreamEvent]) -> None:
         """A signature without content closes the part before it; after a call it has a part of its own."""

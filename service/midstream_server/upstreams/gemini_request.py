@@ -266,7 +266,9 @@ def _add(holder: WireObject, name: str, fields: Mapping[str, JsonValue], shape: 
     path = path or f'provider_options["{name}"]'
     for field, value in fields.items():
         if field in shape:
-            raise InvalidRequest(FieldViolation(f'{path}["{field}"]', "may not be set: it changes the shape of the answer"))
+            raise InvalidRequest(
+                FieldViolation(f'{path}["{field}"]', "may not be set: it changes the shape of the answer")
+            )
         if field in target:
             raise InvalidRequest(FieldViolation(f'{path}["{field}"]', "is set already by the request"))
         target[field] = value

@@ -1,14 +1,16 @@
 """The account of a Gemini stream: https://ai.google.dev/api/generate-content#UsageMetadata."""
 
+from collections.abc import Mapping
+
 from midstream_server.model import JsonValue, TokenCount, Usage, UsageSource
 from midstream_server.upstreams.json_text import as_count, as_text, cut_words
 
 _TOOL_USE = "toolUsePromptTokenCount"
-_FACTS = ("serviceTier", "trafficType")
+FACTS = ("serviceTier", "trafficType")
 _MAX_FACT_BYTES = 256
 
 
-def read_usage(metadata: dict[str, JsonValue], source: UsageSource) -> Usage | None:
+def read_usage(metadata: Mapping[str, JsonValue], source: UsageSource) -> Usage | None:
     """Input includes what was cached and what server-side tools put in; output includes the thoughts.
 
     Gemini counts thoughts beside candidates, and leaves out what is 0. None: nothing is known.
@@ -30,6 +32,6 @@ def read_usage(metadata: dict[str, JsonValue], source: UsageSource) -> Usage | N
     return None if usage == Usage() else usage
 
 
-def read_facts(metadata: dict[str, JsonValue]) -> dict[str, str]:
+def read_facts(metadata: Mapping[str, JsonValue]) -> dict[str, str]:
     """What the account says besides counts."""
-    return {name: cut_words(text, _MAX_FACT_BYTES) for name in _FACTS if (text := as_text(metadata.get(name)))}
+    return {name: cut_words(text, _MAX_FACT_BYTES) for name in FACTS if (text := as_text(metadata.get(name)))}

@@ -29,6 +29,7 @@ from midstream_server.upstreams.base import (
     UpstreamEvent,
     UpstreamFailed,
 )
+from midstream_server.upstreams.http_cancel import RemoteCancel, cancel_remotely
 from midstream_server.upstreams.http_clock import WaitClock
 from midstream_server.upstreams.http_errors import (
     RETRYABLE_STATUSES,
@@ -102,6 +103,7 @@ class HttpCall(UpstreamCall):
         self._exchange: Exchange | None = None
         self._opening: asyncio.Timeout | None = None
         self._connecting: asyncio.Timeout | None = None
+        self._remote_cancel = RemoteCancel(config.profile.remote_cancel)
         self._is_aborted = False
         self._attempts = 0
 
@@ -112,10 +114,13 @@ class HttpCall(UpstreamCall):
 
     @override
     async def __aexit__(self, *exc_info: object) -> None:
-        """Closes the connection, if it is open."""
+        """Closes the connection, if it is open, and stops an answer that goes on without it."""
         if self._clock is not None:
             self._clock.stop()
         await self._drop_exchange()
+        if (request := self._remote_cancel.take_request()) is not None:
+            http_request = make_http_request(self._client, self._config, self._dialect, request, "POST")
+            await cancel_remotely(self._client, http_request, self._config.name)
 
     @property
     @override
@@ -339,6 +344,7 @@ class HttpCall(UpstreamCall):
     def _batch(self, events: list[UpstreamEvent], wire_bytes: int) -> UpstreamBatch:
         if events:
             assert self._clock is not None
+            self._remote_cancel.note(events)
             if any(isinstance(event, _OUTPUT) for event in events):
                 self._clock.output()
             if isinstance(last := events[-1], UpstreamFailed):

@@ -7,8 +7,11 @@ from midstream_server.upstreams.sse import MAX_EVENT_BYTES, SseEvent
 
 _BETWEEN = re.compile(rb"[^\s\[\],\xef\xbb\xbf]")
 """The first byte between two elements that is neither white space, nor the array's own, nor a byte order mark."""
-_OUTSIDE_STRING = re.compile(rb'["{}\[\]]')
-_INSIDE_STRING = re.compile(rb'["\\]')
+_INSIDE = rb'[^"\\]*+(?:\\.[^"\\]*+)*+'
+_REST_OF_STRING = re.compile(_INSIDE + rb'("|\\?)', re.DOTALL)
+"""What a string goes on with: its end, or that of the data, which may fall behind a backslash."""
+_TO_BRACKET = re.compile(rb'[^"{}\[\]]*+(?:"' + _INSIDE + rb'"[^"{}\[\]]*+)*+', re.DOTALL)
+"""Everything before the next bracket, whole strings included."""
 
 
 class JsonStream:
@@ -61,20 +64,26 @@ class JsonStream:
         if self._is_escaped:
             self._is_escaped = False
             position += 1
-        while True:
-            found = (_INSIDE_STRING if self._in_string else _OUTSIDE_STRING).search(data, position)
-            if found is None:
-                return len(data)
-            position = found.end()
-            mark = found.group()
-            if mark == b"\\":
-                if position == len(data):
-                    self._is_escaped = True
-                    return position
+        if self._in_string:
+            position = self._scan_string(data, position)
+        while position < len(data):
+            before = _TO_BRACKET.match(data, position)
+            assert before is not None, "it matches nothing too"
+            position = before.end()
+            mark = data[position : position + 1]
+            if mark == b'"':
+                position = self._scan_string(data, position + 1)
+            elif mark:
                 position += 1
-            elif mark == b'"':
-                self._in_string = not self._in_string
-            else:
                 self._depth += 1 if mark in b"{[" else -1
                 if not self._depth:
-                    return position
+                    break
+        return position
+
+    def _scan_string(self, data: bytes, position: int) -> int:
+        """Goes on to the end of the string, or of the data."""
+        found = _REST_OF_STRING.match(data, position)
+        assert found is not None, "it matches nothing too"
+        self._in_string = found[1] != b'"'
+        self._is_escaped = found[1] == b"\\"
+        return found.end()

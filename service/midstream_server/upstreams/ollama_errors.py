@@ -10,7 +10,7 @@ from midstream_server.errors import (
 from midstream_server.model import JsonValue
 from midstream_server.upstreams.json_text import as_count, as_object, as_text, cut_words, decode_json
 
-_STATUS_FIELDS = ("status_code", "StatusCode", "code")
+_STATUS_FIELDS = ("status", "status_code", "StatusCode", "code")
 _RATE_LIMIT_WORDS = ("rate limit", "too many requests", "usage limit")
 _BLAMING_WORDS = ("not found", "does not support", "invalid", "unauthorized", "unsupported", "exceeds the context")
 

@@ -21,12 +21,13 @@ from midstream_server.upstreams.base import (
     UpstreamFailed,
     UsageReported,
 )
+from midstream_server.upstreams.event_stream import EventStream
 from midstream_server.upstreams.json_text import as_list, as_object, as_text, cut_words, decode_json, encode_json
 from midstream_server.upstreams.openai_annotations import CitationList
 from midstream_server.upstreams.openai_chat_choice import ChoiceReader
 from midstream_server.upstreams.openai_errors import failure_of_frame, find_error
 from midstream_server.upstreams.openai_usage import as_final, find_usage
-from midstream_server.upstreams.sse import SseDecoder, SseEvent
+from midstream_server.upstreams.sse import SseEvent
 
 _FINISH_REASONS = {
     "stop": FinishReason.STOP,
@@ -91,14 +92,13 @@ class ChatParser:
 
     def __init__(self, profile: Profile, dialect: str) -> None:
         self._finish_is_required = profile.finish_reason_required
-        self._decoder = SseDecoder()
+        self._stream = EventStream()
         self._choice = ChoiceReader(dialect)
         self._citations = CitationList()
         self._head: tuple[object, ...] = ()
         self._known: dict[str, str] = {}
         self._changes = 0
         self._usage: Usage | None = None
-        self._has_started = False
         self._is_finished = False
         self._is_done = False
         self._has_failed = False
@@ -106,14 +106,14 @@ class ChatParser:
     def feed(self, data: bytes) -> list[UpstreamEvent]:
         """The events that these bytes complete."""
         events: list[UpstreamEvent] = []
-        if self._has_failed or not (self._has_started or self._looks_like_events(data, events)):
+        if self._has_failed:
             return events
-        for event in self._decoder.feed(data):
+        for event in self._stream.feed(data):
             self._read(event, events)
             if self._has_failed:
                 return events
-        if self._decoder.overflowed:
-            self._fail(UpstreamMalformed("an event of the upstream is larger than 4 MiB"), events)
+        if self._stream.failure is not None:
+            self._fail(self._stream.failure, events)
         return events
 
     def close(self) -> list[UpstreamEvent]:
@@ -121,19 +121,11 @@ class ChatParser:
         events: list[UpstreamEvent] = []
         if self._has_failed:
             return events
-        for event in self._decoder.close():
-            self._read_unterminated(event, events)
+        for event in self._stream.close():
+            self._read(event, events)
         if not self._is_done and not self._has_failed:
             self._finish_stream(events)
         return events
-
-    def _looks_like_events(self, data: bytes, events: list[UpstreamEvent]) -> bool:
-        start = data.lstrip()[:1]
-        self._has_started = bool(start)
-        if start == b"<":
-            self._fail(UpstreamMalformed("the upstream answered with markup where an event stream should be"), events)
-            return False
-        return True
 
     # --- Frames -----------------------------------------------------------------------------------------------------
 
@@ -149,15 +141,6 @@ class ChatParser:
             self._read_done(events)
         elif event.data.strip():
             self._read_json(event, events)
-
-    def _read_unterminated(self, event: SseEvent, events: list[UpstreamEvent]) -> None:
-        """An event that the end of the body cut counts only if its data is whole."""
-        if not event.error and event.data.strip() != b"[DONE]":
-            try:
-                decode_json(event.data)
-            except ValueError:
-                return
-        self._read(event, events)
 
     def _read_text_chunk(self, event: SseEvent, events: list[UpstreamEvent]) -> bool:
         """The fast path: a chunk that brings text or reasoning, and nothing new besides."""

@@ -125,10 +125,7 @@ class SseDecoder:
         for block in blocks:
             if self.overflowed:
                 return
-            if block.startswith(b"data:") and b"\n" not in block and len(block) <= MAX_EVENT_BYTES:
-                events.append(SseEvent(block[6:] if block.startswith(b" ", 5) else block[5:]))
-                continue
-            if (event := _named_event(block)) is not None:
+            if not self._bare and len(block) <= MAX_EVENT_BYTES and (event := _whole_event(block)) is not None:
                 events.append(event)
                 continue
             for line in block.split(b"\n"):
@@ -219,10 +216,15 @@ class SseDecoder:
         self._is_inside = False
 
 
-def _named_event(block: bytes) -> SseEvent | None:
-    """The event of a block that is a name and one line of data, as some dialects write every event."""
-    name, _, data = block.partition(b"\n")
-    if not name.startswith(b"event:") or not data.startswith(b"data:") or b"\n" in data or len(block) > MAX_EVENT_BYTES:
+def _whole_event(block: bytes) -> SseEvent | None:
+    """The event of a block that is one line of data, with or without a name before it, as almost all are."""
+    if block.startswith(b"data:"):
+        name, data = b"", block
+    else:
+        name, _, data = block.partition(b"\n")
+        if not (name.startswith(b"event:") and data.startswith(b"data:")):
+            return None
+    if b"\n" in data:
         return None
     return SseEvent(data[6:] if data.startswith(b" ", 5) else data[5:], name[6:].removeprefix(b" "))
 

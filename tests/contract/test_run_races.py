@@ -1,0 +1,47 @@
+"""Whatever happens to a run, in whichever order: one ending, the same for everybody, and nothing after it (P1 to P9).
+
+`make race` runs ten thousand of these; a seed that breaks a promise breaks it again.
+"""
+
+import pytest
+
+from midstream_server.codec import DecodedEvent
+from midstream_server.model import MessageDelta, Run, RunFinished, RunStarted, RunState, TextDelta
+from race.checks import check_view
+from race.machine import race
+from race.scene import View
+
+SEEDS_PER_TEST = 100
+TESTS = 10
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS_PER_TEST * TESTS, SEEDS_PER_TEST))
+def test_races_end_once_and_alike_for_everybody(first: int):
+    """Each seed is a race of its own: upstreams, streams, callers, limits, outages, shutdowns, crashes."""
+    endings = {ending for seed in range(first, first + SEEDS_PER_TEST) for ending in race(seed).endings}
+
+    assert {each.split()[0] for each in endings} >= {"COMPLETED", "CANCELLED", "FAILED"}
+
+
+def test_same_seed_gives_the_same_race():
+    """A failure can be looked at again: every step of it."""
+    for seed in range(7_000, 7_030):
+        assert race(seed) == race(seed), seed
+
+
+def test_what_breaks_a_promise_is_noticed():
+    """The checks themselves can fail: a gap, a second ending, a text that is not kept."""
+    run = Run(run_id="run", state=RunState.FAILED, last_sequence=3, create_time=1)
+    started = DecodedEvent(sequence=1, first_sequence=0, payload=RunStarted(run_id="run", create_time=1))
+    delta = DecodedEvent(
+        sequence=2, first_sequence=0, payload=MessageDelta(part_index=0, offset=0, payload=TextDelta("x"))
+    )
+    finished = DecodedEvent(sequence=3, first_sequence=0, payload=RunFinished(run=run))
+
+    def problems(*events: DecodedEvent) -> str:
+        return " ".join(check_view(View("run", list(events), has_ended=True), run))
+
+    assert "entries 2 to 2 after 0" in problems(delta)
+    assert "RunFinished after RunFinished" in problems(started, delta, finished, finished)
+    assert "kept is {}" in problems(started, delta, finished)
+    assert "without RunFinished" in problems(started)
