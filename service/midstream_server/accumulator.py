@@ -73,8 +73,8 @@ class _PartBuilder:
     def add(self, payload: DeltaPayload) -> None:
         self.kind = self.kind or type(payload)
         match payload:
-            case TextDelta(text) | ReasoningDelta(text) | RefusalDelta(text):
-                self.pieces.append(text)
+            case TextDelta() | ReasoningDelta() | RefusalDelta():
+                self.pieces.append(payload.text)
             case ToolCallDelta():
                 self.id = payload.id or self.id
                 self.name = payload.name or self.name
@@ -128,15 +128,16 @@ class MessageAccumulator:
         """Folds one delta in."""
         while len(self._parts) <= delta.part_index:
             self._parts.append(_PartBuilder())
-        part = self._parts[delta.part_index]
-        if delta.payload is not None:
-            part.add(delta.payload)
-            self.output_bytes += payload_size(delta.payload)
+        part, payload = self._parts[delta.part_index], delta.payload
+        if payload is not None:
+            part.add(payload)
+            self.output_bytes += payload_size(payload)
         if delta.part_end is not None:
             part.state = delta.part_end
         if delta.provider_state is not None:
             part.provider_state = delta.provider_state
-        part.annotations.extend(delta.annotations)
+        if delta.annotations:
+            part.annotations.extend(delta.annotations)
 
     def message(self) -> Message | None:
         """The message so far; None while there is nothing."""
@@ -163,6 +164,8 @@ def utf8_size(text: str) -> int:
 
 def payload_size(payload: DeltaPayload) -> int:
     """The number of bytes by which a payload moves its part's offset."""
+    if type(payload) is TextDelta:  # The hot path: a token.
+        return utf8_size(payload.text)
     if isinstance(payload, ToolCallDelta):
         return utf8_size(payload.arguments)
     if isinstance(payload, BlobDelta):

@@ -187,8 +187,10 @@ def _run(random: Random, run_id: str, conversation_id: str) -> RunPlan:
         spec=spec,
         reads=_reads(random),
         reads_on=reads_on,
-        streams=[_stream(random, generates=True, first=True)]
-        + _some(random, 3, lambda: _stream(random, generates=None)),
+        streams=[
+            _stream(random, generates=True, first=True),
+            *_some(random, 3, lambda: _stream(random, generates=None)),
+        ],
         asks=_some(random, random.choice((1, 4)), lambda: _ask(random)),
     )
 

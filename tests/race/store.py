@@ -1,4 +1,4 @@
-"""A store that answers when the seed says so, if at all. Operations take effect in the order in which they were called."""
+"""A store that answers when the seed says so, if at all. Operations take effect in the order of their calls."""
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence

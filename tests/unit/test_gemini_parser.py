@@ -13,7 +13,7 @@ from midstream_server.errors import (
     UpstreamUnavailable,
 )
 from midstream_server.model import FinishReason, PartState, UsageSource
-from midstream_server.upstreams.base import ModelFinished, PartDelta, Profile
+from midstream_server.upstreams.base import ModelFinished, PartDelta, Profile, ResponseStarted, UsageReported
 from midstream_server.upstreams.gemini import GeminiDialect
 
 COMPLETE = PartState.COMPLETE
@@ -192,6 +192,20 @@ def test_nothing_but_facts_after_the_finish():
     assert result.ignored == ["candidate after its finish reason", "[DONE]", "json int", "novelty"]
 
 
+def test_upstream_is_known_from_its_first_chunk():
+    """Before its text; and again when it changes."""
+    first, second, *_ = body_of("text").split(b"\n\n")
+    events = (
+        GeminiDialect()
+        .parser(Profile())
+        .feed(b"\n\n".join([first, second, second.replace(b"painter-1", b"painter-2"), b""]))
+    )
+
+    told = [event for event in events if isinstance(event, ResponseStarted)]
+    assert events[0] == told[0] == ResponseStarted(upstream_request_id="resp-7", upstream_model="painter-1")
+    assert told[1:] == [ResponseStarted(upstream_model="painter-2")]
+
+
 def test_facts_are_told_once():
     """What the account and the finish say besides."""
     assert read("facts").metadata == {
@@ -215,6 +229,15 @@ def test_usage_is_running_until_the_finish():
 
     assert parsed(first + b"\n\n").usage == usage(RUNNING, input=4)
     assert parsed(first + b"\n\n" + second + b"\n\n").usage == usage(RUNNING, input=4, output=3)
+
+
+def test_closing_account_is_told_once():
+    """Not again at the end of the body."""
+    parser = GeminiDialect().parser(Profile())
+    events = [*parser.feed(body_of("text")), *parser.close()]
+
+    accounts = [event.usage for event in events if isinstance(event, UsageReported)]
+    assert [account.input and account.input.source for account in accounts] == [RUNNING, RUNNING, FINAL]
 
 
 def test_unknown_counts_are_absent():
@@ -286,6 +309,24 @@ def test_error_after_the_finish_keeps_it(name: str):
 def test_status_names(name: str, failure: type[RunFailure]):
     """Whom an error blames."""
     result = parsed(json.dumps([{"error": {"code": 1, "status": name, "message": "no"}}]).encode())
+
+    assert type(result.failure) is failure
+
+
+@pytest.mark.parametrize(
+    ("number", "failure"),
+    [
+        (400, UpstreamRejected),
+        (408, UpstreamUnavailable),
+        (429, UpstreamRateLimited),
+        (499, UpstreamUnavailable),
+        (500, UpstreamUnavailable),
+        (None, UpstreamUnavailable),
+    ],
+)
+def test_numbers_where_there_is_no_name(number: int | None, failure: type[RunFailure]):
+    """As HTTP has them; a call that was cancelled there is nobody's fault here."""
+    result = parsed(json.dumps([{"error": {"code": number, "message": "no"}}]).encode())
 
     assert type(result.failure) is failure
 

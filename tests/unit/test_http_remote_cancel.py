@@ -126,10 +126,11 @@ async def test_a_call_that_is_of_no_use_is_logged_and_no_more(server: RawServer,
         cancel = await server.accept()
         await cancel.request()
         if answer == "refusal":
-            cancel.send(whole("404 Not Found", f"no {KEY}".encode(), "text/plain"))
+            cancel.send(whole("404 Not Found", f"no {KEY}".encode(), "text/plain")[:-1])
         else:
             cancel.reset()
         await reading.ended()
+    await cancel.hung_up()
 
     [line] = logs
     assert line["event"] == f"upstream.remote_cancel_{'refused' if answer == 'refusal' else 'failed'}"

@@ -17,7 +17,7 @@ from midstream_server.errors import (
     UpstreamUnavailable,
 )
 from midstream_server.model import FinishReason, PartState, TokenCount, TokenLogprob, Usage, UsageSource
-from midstream_server.upstreams.base import Profile
+from midstream_server.upstreams.base import Profile, ResponseStarted
 from midstream_server.upstreams.ndjson import NdjsonDecoder
 from midstream_server.upstreams.ollama import OllamaDialect
 from stream_folding import Folded, parse
@@ -116,7 +116,7 @@ def test_text():
     result = _read("text")
 
     assert result.shape() == [("text", "Green moss\u2028 grows\u0085.", None)]
-    assert result.model == "painter:1b"
+    assert OllamaDialect().parser(Profile()).feed(_body("text"))[0] == ResponseStarted(upstream_model="painter:1b")
     assert _finishes(result) == [(FinishReason.STOP, "stop")]
 
 

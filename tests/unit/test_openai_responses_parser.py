@@ -142,6 +142,15 @@ def test_a_server_without_indices_is_read_by_its_ids():
     assert _read("running-usage-only").usage == _usage(RUNNING, input=9, output=1, cached_input=4)
 
 
+def test_timings_are_read_beside_an_index_too():
+    """They are no part of a plain delta."""
+    timings = {"cache_n": 4, "prompt_n": 5, "predicted_n": 1}
+
+    result = _parse(_event("response.output_text.delta", output_index=0, delta="Hi", timings=timings))
+
+    assert (result.text(), result.usage) == ("Hi", _usage(RUNNING, input=9, output=1, cached_input=4))
+
+
 def test_each_summary_is_a_part_and_the_last_has_the_state():
     """The whole item as it was done, with all its summaries; what came with `added` was only half of it."""
     result = _read("summaries")
@@ -241,8 +250,9 @@ def test_annotations():
     link = Annotation(
         type="url_citation", url="https://a.example/", title="A", start_offset=0, end_offset=4, raw_json=raw
     )
-    assert part.annotations[0] == link
-    assert (part.annotations[1].type, part.annotations[1].title) == ("file_citation", "rain.pdf")
+    page, file = part.annotations
+    assert page == link
+    assert (file.type, file.title) == ("file_citation", "rain.pdf")
 
 
 def test_annotations_that_come_with_the_item_alone():

@@ -45,6 +45,8 @@ class MessageAssembler:
     def add(self, delta: PartDelta) -> list[MessageDelta]:
         """The deltas that this one becomes: none if all of it is held back, several if it is large."""
         part = self._parts.get(delta.part)
+        if part is not None and not part.held and self._is_token(delta):
+            return [self._numbered(part, delta.payload)]
         opens = part is None
         if part is None:
             part = self._parts[delta.part] = _OpenPart(len(self._parts))
@@ -75,6 +77,14 @@ class MessageAssembler:
     def _release(part: _OpenPart) -> bool:
         held, part.held = part.held, ""
         return bool(held)
+
+    @classmethod
+    def _is_token(cls, delta: PartDelta) -> bool:
+        """The hot path: text, and nothing to split, to replace, to hold back or to add."""
+        if type(delta.payload) is not TextDelta:
+            return False
+        text = delta.payload.text
+        return 0 < len(text) <= _MAX_CHUNK_CHARACTERS and text.isascii() and cls._is_empty(delta)
 
     @staticmethod
     def _is_empty(delta: PartDelta) -> bool:

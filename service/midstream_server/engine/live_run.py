@@ -78,6 +78,7 @@ class LiveRun:
         self.on_decided: Callable[[], None] = lambda: None
         """Told when the ending is decided."""
         self._clock = clock
+        self._output_budget = spec.limits.output_tokens
         self._kept_bytes = 0
         self._usage: Usage | None = None
         self._metadata: dict[str, str] = {}
@@ -154,7 +155,7 @@ class LiveRun:
                 self._metadata[name] = value[:_MAX_FACT_CHARACTERS]
 
     def _check_budget(self) -> None:
-        budget = self.spec.limits.output_tokens
+        budget = self._output_budget
         if budget is None or self.verdict.marker is not None:
             return
         used = self.usage().output if self.output.produced_bytes or self._usage else None

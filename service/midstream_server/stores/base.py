@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from midstream_server.model import CancelIntent, CancelReason, DetachPolicy, Instant, RunKey, RunState
+from midstream_server.model import CancelIntent, CancelReason, DetachPolicy, Instant, RunKey, RunState, token_value
 
 _LENGTH = struct.Struct(">I")
 
@@ -139,7 +139,7 @@ class StartResult:
     record: RunRecord
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@token_value
 class Append:
     """Adds entries to a live run's log: those after `expected_last_sequence`, up to `last_sequence`, framed."""
 
@@ -150,7 +150,7 @@ class Append:
     entries: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@token_value
 class AppendResult:
     """Whether the entries are in the log.
 

@@ -48,6 +48,16 @@ class _StoredRun:
         if record.phase is RecordPhase.EXPIRED:
             self.log = []
 
+    def append(self, command: Append) -> AppendResult:
+        """Adds entries, if the run takes them. The record is left as it is: to bring it up to date is to copy it."""
+        record = self._record
+        if record.phase is not RecordPhase.LIVE:
+            return AppendResult(accepted=False, intent=record.intent)
+        accepted = rules.accepts_append(record.epoch, len(self.log), command)
+        if accepted and command.last_sequence > len(self.log):
+            self.log.extend(unframe(command.entries))
+        return AppendResult(accepted=accepted, intent=record.intent)
+
 
 class MemoryRunStore:
     """Runs in dictionaries. Every operation is over before another can begin, so there is nothing to cancel."""
@@ -95,15 +105,7 @@ class MemoryRunStore:
 
     def _append(self, command: Append) -> AppendResult:
         stored = self._find(command.key)
-        if stored is None:
-            return AppendResult(accepted=False)
-        record = stored.record
-        if record.phase is not RecordPhase.LIVE:
-            return AppendResult(accepted=False, intent=record.intent)
-        accepted = rules.accepts_append(record.epoch, len(stored.log), command)
-        if accepted and command.last_sequence > len(stored.log):
-            stored.log.extend(unframe(command.entries))
-        return AppendResult(accepted=accepted, intent=record.intent)
+        return AppendResult(accepted=False) if stored is None else stored.append(command)
 
     async def record_intent(self, command: RecordIntent) -> IntentResult:
         """See `RunStore.record_intent`."""

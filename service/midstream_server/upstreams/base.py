@@ -1,7 +1,7 @@
 """The port to upstreams: one attempt at a generation, as events, however it is spoken on the wire.
 
-A *dialect* is a wire grammar (a sans-I/O parser and a request mapping), an *upstream* a configured endpoint, a *profile*
-data about it. The engine sees only `Upstream` and `UpstreamCall`.
+A *dialect* is a wire grammar (a sans-I/O parser and a request mapping), an *upstream* a configured endpoint, a
+*profile* data about it. The engine sees only `Upstream` and `UpstreamCall`.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -19,12 +19,13 @@ from midstream_server.model import (
     ProviderState,
     TokenLogprob,
     Usage,
+    token_value,
 )
 
 # --- What a dialect's parser says ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@token_value
 class PartDelta:
     """More of a part.
 
@@ -117,7 +118,7 @@ class Profile:
     finish_reason_required: bool = True
     """False: this provider sends none, and a clean end with output is FinishReason.OTHER."""
     running_usage: str = "none"
-    """How usage is reported while the stream goes on: `none`, `continuous_usage_stats` (vLLM), `timings` (llama.cpp)."""
+    """How usage is told while the stream goes on: `none`, `continuous_usage_stats` (vLLM), `timings` (llama.cpp)."""
     usage_option: bool = True
     """Whether to ask for usage with `stream_options.include_usage`."""
     continue_prefix: str = "none"
@@ -134,7 +135,7 @@ class Profile:
     extra_body: Mapping[str, object] = field(default_factory=dict)
     """Fields that this endpoint needs in every request."""
     parameter_fields: Mapping[str, str] = field(default_factory=dict)
-    """Where a generation parameter goes if not where its dialect puts it: `{"seed": "random_seed"}`. Also lets a parameter
+    """Where a generation parameter goes if not where its dialect puts it: `{"seed": "random_seed"}`. Also lets one
     through that the dialect itself lacks (`{"top_k": "top_k"}`); an empty name refuses one that this endpoint lacks."""
 
 
@@ -203,7 +204,7 @@ class CallOptions:
     idle_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@token_value
 class UpstreamBatch:
     """What one read of the socket gave: the events that it completed, and its bytes on the wire."""
 

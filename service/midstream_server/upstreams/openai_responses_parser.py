@@ -68,7 +68,7 @@ class _Delta(msgspec.Struct):
     output_index: Annotated[int, msgspec.Meta(ge=0)]
     content_index: Annotated[int, msgspec.Meta(ge=0)] = 0
     summary_index: Annotated[int, msgspec.Meta(ge=0)] = 0
-    logprobs: Annotated[list[None], msgspec.Meta(max_length=0)] | None = None
+    logprobs: list[None] | None = None
     error: None = None
     timings: None = None
 

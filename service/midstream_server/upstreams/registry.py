@@ -8,6 +8,7 @@ from typing_extensions import override
 from midstream_server.errors import InvalidSettings, ModelNotFound, RunFailure
 from midstream_server.model import ModelInfo
 from midstream_server.upstreams.base import Upstream, UpstreamRegistry
+from midstream_server.upstreams.route import Route
 
 
 class ConfiguredUpstreams(UpstreamRegistry):
@@ -15,7 +16,7 @@ class ConfiguredUpstreams(UpstreamRegistry):
 
     Args:
         upstreams: each under its own name.
-        routes: alias → models as `<upstream>/<name>`, the first of which is called.
+        routes: alias → models as `<upstream>/<name>`, tried in order until one has said something.
 
     Raises:
         InvalidSettings: a name is used twice, or a route leads nowhere.
@@ -27,9 +28,7 @@ class ConfiguredUpstreams(UpstreamRegistry):
             if upstream.name in self._upstreams:
                 raise InvalidSettings(f"there are two upstreams of the name {upstream.name}")
             self._upstreams[upstream.name] = upstream
-        self._routes = {alias: tuple(route) for alias, route in (routes or {}).items()}
-        for alias, route in self._routes.items():
-            self._check_route(alias, route)
+        self._routes = {alias: Route(alias, self._stops(alias, route)) for alias, route in (routes or {}).items()}
 
     @override
     def resolve(self, model: str) -> tuple[Upstream, str]:
@@ -38,7 +37,9 @@ class ConfiguredUpstreams(UpstreamRegistry):
         Raises:
             ModelNotFound: there is none.
         """
-        found = self._find(self._routes[model][0] if model in self._routes else model)
+        if (route := self._routes.get(model)) is not None:
+            return route, model
+        found = self._find(model)
         if found is None:
             raise ModelNotFound
         return found
@@ -55,28 +56,27 @@ class ConfiguredUpstreams(UpstreamRegistry):
                 for name, upstream in self._upstreams.items()
             }
         answers = {name: task.result() for name, task in asked.items()}
+        aliases = [model for route in self._routes.values() for model in await route.models()]
         known = [model for models in answers.values() for model in models or ()]
-        return [*self._aliases(), *known], [name for name, models in answers.items() if models is None]
-
-    def _aliases(self) -> list[ModelInfo]:
-        return [
-            ModelInfo(name=alias, route=route, supports_continue=self.resolve(alias)[0].supports_continue)
-            for alias, route in self._routes.items()
-        ]
+        return [*aliases, *known], [name for name, models in answers.items() if models is None]
 
     def _find(self, model: str) -> tuple[Upstream, str] | None:
         upstream_name, slash, name = model.partition("/")
         upstream = self._upstreams.get(upstream_name)
         return (upstream, name) if upstream is not None and slash and name else None
 
-    def _check_route(self, alias: str, route: Sequence[str]) -> None:
+    def _stops(self, alias: str, route: Sequence[str]) -> list[tuple[Upstream, str]]:
         if "/" in alias or alias in self._upstreams:
             raise InvalidSettings(f"models.{alias}: the name of an alias has no slash and is no upstream's")
         if not route:
             raise InvalidSettings(f"models.{alias}.route is empty")
+        stops: list[tuple[Upstream, str]] = []
         for model in route:
-            if self._find(model) is None:
+            found = self._find(model)
+            if found is None:
                 raise InvalidSettings(f"models.{alias}.route: there is no upstream for {model}")
+            stops.append(found)
+        return stops
 
 
 async def _models_of(upstream: Upstream) -> Sequence[ModelInfo] | None:
