@@ -42,6 +42,16 @@ def test_each_key_enables_its_own_dialect():
     assert anthropic.api_key_env == "ANTHROPIC_API_KEY"
 
 
+def test_the_dialects_of_their_own_have_their_usual_variables():
+    """Gemini by its key; Ollama by the address of one's own server, or by the key of Ollama's."""
+    offered = found({"GEMINI_API_KEY": "x", "OLLAMA_API_KEY": "x", "OLLAMA_HOST": ""}, dialects=AVAILABLE_DIALECTS)
+
+    assert {name: (each.dialect, each.base_url) for name, each in offered.items() if name != "local"} == {
+        "gemini": ("gemini", "https://generativelanguage.googleapis.com"),
+        "ollama-cloud": ("ollama", "https://ollama.com"),
+    }
+
+
 def test_an_empty_variable_enables_nothing():
     """As if it were not set."""
     assert "openai" not in found({"OPENAI_API_KEY": " "})

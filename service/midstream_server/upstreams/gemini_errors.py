@@ -46,7 +46,7 @@ def failure_of_frame(error: JsonValue) -> RunFailure:
     failure: type[RunFailure] = UpstreamUnavailable
     if name == "RESOURCE_EXHAUSTED" or (not name and number == 429):
         failure = UpstreamRateLimited
-    elif name in _BLAMING or (not name and 400 <= number < 500 ):
+    elif name in _BLAMING or (not name and 400 <= number < 500 and number not in (408, 499)):
         failure = UpstreamRejected
     return _describe(failure, error)
 

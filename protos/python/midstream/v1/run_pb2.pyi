@@ -907,7 +907,9 @@ class CancelReport(_message.Message):
     discarded_events: _builtins.int
     """Upstream events that arrived after the cancel and are not in the message."""
     discarded_bytes: _builtins.int
-    """Their bytes on the wire. What the provider made and never sent us is not claimed."""
+    """Bytes on the wire of the reads that came wholly after the stop. What the provider made and never sent us is not
+    claimed.
+    """
     @_builtins.property
     def request_time(self) -> _timestamp_pb2.Timestamp:
         """When the stop was first asked for."""
