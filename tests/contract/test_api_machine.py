@@ -193,7 +193,8 @@ class ApiMachine(RuleBasedStateMachine):
         number = next(self._numbers)
         if claims and run.is_live:
             run.claims.add(number)
-        self.streams[number] = (stream, run_id)
+        if snapshot or run.is_live or after < last:  # another one was told that there is no more
+            self.streams[number] = (stream, run_id)
         if not snapshot and after < last:
             self.do(stream.until(lambda event: event.sequence == last))
             assert stream.sequences == list(range(after + 1, last + 1))
@@ -206,7 +207,7 @@ class ApiMachine(RuleBasedStateMachine):
         stream, run_id = self.streams.pop(number)
         if run := self.model.runs.get(run_id):
             self.model.leave(run, number)
-        stream.leave()
+        self.do(_leave(stream))
         self.catch_up()
 
     # --- the upstream -------------------------------------------------------------------------------------------------
@@ -224,7 +225,7 @@ class ApiMachine(RuleBasedStateMachine):
         self.calls[run.run_id].say(text(said))
         observer = self.do(self.engine.watch(run.run_id))
         self.do(observer.until_text(run.text))
-        observer.leave()
+        self.do(_leave(observer))
 
     @precondition(lambda self: self.running())
     @rule(data=st.data(), how=st.sampled_from(["stop", "length", "cut", "reset"]))
@@ -384,6 +385,10 @@ class ApiMachine(RuleBasedStateMachine):
             assert shown.cancel.reason == run.cancel_text
         if not run.is_live and run.run_id in self.calls and shown.attempts:
             assert self.calls[run.run_id].left.is_set()
+
+
+async def _leave(stream: Follower) -> None:
+    stream.leave()
 
 
 def _machine(store: str) -> Callable[[], RuleBasedStateMachine]:

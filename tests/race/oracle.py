@@ -225,12 +225,12 @@ class Oracle:
         self._wanted.discard(claim_id)
         if not self._wanted:
             self._unclaimed_at = note.time
+        if by_server:
+            self._lingering.append((note.time, reason))
         if not was_held:
             self._uncertain = True
             self._left.append((note.time, reason))
-        elif by_server:
-            self._lingering.append((note.time, reason))
-        else:
+        elif not by_server:
             self._left.append((note.time, reason))
             is_last = not self._wanted and not self._uncertain and not self._lingering
             cancels = self._run.spec.on_detach.action is DetachAction.CANCEL

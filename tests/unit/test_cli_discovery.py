@@ -52,6 +52,15 @@ def test_the_dialects_of_their_own_have_their_usual_variables():
     }
 
 
+def test_a_key_enables_one_upstream():
+    """OpenAI has two dialects and one key; the other must be configured."""
+    dialects = frozenset({"openai-chat", "openai-responses", "local"})
+
+    assert set(found({"OPENAI_API_KEY": "x"}, dialects=dialects)) == {"openai", "local"}
+    chosen = Settings(upstreams={"o": UpstreamSettings(dialect="openai-responses", preset="openai-responses")})
+    assert found({}, chosen, dialects)["o"].api_key_env == "OPENAI_API_KEY"
+
+
 def test_an_empty_variable_enables_nothing():
     """As if it were not set."""
     assert "openai" not in found({"OPENAI_API_KEY": " "})

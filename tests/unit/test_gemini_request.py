@@ -123,7 +123,7 @@ def test_bytes_without_a_type_are_refused():
 
 
 def test_calls_and_their_results():
-    """Results that stand together are one content, with the names of their calls; signatures go where they came from."""
+    """Results that stand together are one content, with their calls' names; signatures go back where they were."""
     _, said, results, words = _build(PROMPTS["tools"])["contents"]
 
     assert said == {

@@ -69,7 +69,8 @@ class RunStarter:
         finally:
             del starting[key]
             done.set_result(None)
-            if not is_known and outcome not in _FOUND_LIVE:
+            if key not in self._directory.live and (not is_known or outcome in (None, StartOutcome.ATTACHED)):
+                # Also what an earlier start left, whose own clearing found this one under way.
                 self._tasks.spawn(self._clear(key, spec.conversation_id), f"clear {key.run_id}")
         self._check(outcome)
         if outcome in _FOUND_LIVE:

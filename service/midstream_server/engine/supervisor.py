@@ -95,7 +95,7 @@ class Supervisor:
         self._guard = StoreGuard()
         self._tasks = TaskKeeper()
         self._seal_deadline: float | None = None
-        self._readers: set[Reader] = set()
+        self._readers: dict[Reader, None] = {}
         self._reader_left = Broadcast()
         self._directory = RunDirectory(store)
         self._writer = LogWriter(store, self._guard)
@@ -205,7 +205,7 @@ class Supervisor:
         `reason` is what the stream saw (CLIENT_GONE or DEADLINE); with `by_server` its claim stays for 10 s.
         """
         if reader is not None:
-            self._readers.discard(reader)
+            self._readers.pop(reader, None)
             self._reader_left.fire()
         if claim is not None:
             self._claims.detach(claim, reason, SERVER_ENDED_CLAIM_SECONDS if by_server else 0.0)
@@ -213,7 +213,7 @@ class Supervisor:
     def _reader(self, key: RunKey, after_sequence: int, *, snapshot: bool = False) -> Reader:
         run = self._directory.live.get(key)
         reader = Reader(key, self._directory.store, run, after_sequence, snapshot=snapshot)
-        self._readers.add(reader)
+        self._readers[reader] = None
         return reader
 
     def _admit(self) -> None:

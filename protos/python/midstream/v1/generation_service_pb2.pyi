@@ -141,8 +141,9 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def provider_options(self) -> _struct_pb2.Struct:
-        """Fields added to the upstream's request as they are, at most 64 KiB. Those that would change the shape of the answer
-        (`n`, `stream`, `model`, `messages`, …) are refused.
+        """Fields of the upstream's own request, at most 64 KiB. Each dialect has a list of those that it takes
+        (docs/provider-options.md); those that would change the shape of the answer (`n`, `stream`, `model`, `messages`, …)
+        are refused by all.
         """
 
     def __init__(
