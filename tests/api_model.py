@@ -1,4 +1,4 @@
-"""What the public API promises about runs, as a small model: no log, no store, no concurrency; one step after the other."""
+"""What the public API promises about runs, as a small model: no log, no store, one step after the other."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import tempfile
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from api_model import SECOND, Model, ModelRun
 from contract.store_cases import STORES
-from engine_scenario import Engine, Follower, LoopClock, run_spec, text_of
+from engine_scenario import Engine, Follower, LoopClock, text_of
 from flaky_store import FlakyStore
 from midstream_server.engine.supervisor import Supervisor, SupervisorOptions
 from midstream_server.errors import (
@@ -52,11 +52,18 @@ JUMPS = (30, 61, 700, 4_000, 90_000)
 """Each well away from what a test takes, and between two of the times that count: 60 s, 10 min, 1 h, 24 h."""
 
 
+class _OpenStore(FlakyStore):
+    """A store that is open already, and stays so."""
+
+    async def open(self) -> None:
+        pass
+
+
 class _Process:
     """One supervisor, entered and left by a task of its own."""
 
     def __init__(self, store: RunStore, clock: LoopClock, upstream: ScriptedUpstream, number: int) -> None:
-        flaky, ids = FlakyStore(store), itertools.count(1)
+        flaky, ids = _OpenStore(store), itertools.count(1)
         options = SupervisorOptions(replica=f"replica-{number}")
         supervisor = Supervisor(
             flaky, ScriptedRegistry(upstream), clock, lambda: f"claim-{number}-{next(ids)}", options
@@ -391,11 +398,11 @@ async def _leave(stream: Follower) -> None:
     stream.leave()
 
 
-def _machine(store: str) -> Callable[[], RuleBasedStateMachine]:
+def _machine(store: str) -> type[RuleBasedStateMachine]:
     return type("Machine", (ApiMachine,), {"kind": store})
 
 
-@pytest.mark.parametrize(("kind", "examples"), [("memory", 60), ("sqlite-process", 25)])
+@pytest.mark.parametrize(("kind", "examples"), [("memory", 150), ("sqlite-process", 50)])
 def test_api_does_what_the_model_says(kind: str, examples: int):
     """Any order of calls, endings, time and processes."""
     run_state_machine_as_test(

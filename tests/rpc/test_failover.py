@@ -4,6 +4,7 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from midstream.v1 import run_pb2
 from midstream_server.app import serving
@@ -66,7 +67,7 @@ async def test_after_output_there_is_no_other_stop():
 async def test_a_first_token_timeout_fails_over():
     """The silent stop is closed before the next is called: one attempt at a time."""
     async with routed("stall", "count-3") as service:
-        run = await _run(service, limits=run_pb2.RunLimits(first_token={"nanos": 200_000_000}))
+        run = await _run(service, limits=run_pb2.RunLimits(first_token=Duration(nanos=200_000_000)))
 
         silent = await service.simulator.received(1)
         assert run.state == run_pb2.RUN_STATE_COMPLETED

@@ -271,6 +271,16 @@ def test_half_a_pair_that_stays_alone_becomes_a_replacement_character():
     assert [delta.payload for delta in flushed] == [TextDelta("\ufffda"), TextDelta("\ufffd")]
 
 
+def test_half_a_pair_stays_before_the_plain_text_that_follows():
+    """A token of plain ASCII does not overtake what was held back."""
+    assembler = MessageAssembler()
+
+    deltas = assembler.add(part_text("a\ud83d")) + assembler.add(part_text("b")) + assembler.flush()
+
+    assert [delta.payload for delta in deltas] == [TextDelta("a"), TextDelta("\ufffdb")]
+    assert [delta.offset for delta in deltas] == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("opening", "content"),
     [
