@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as WireMessage
 
 from midstream.v1 import run_pb2 as wire
+from midstream_server.codec.deltas import read_deltas
 from midstream_server.codec.events import get_payload, put_payload
 from midstream_server.codec.merge import merge_entries
 from midstream_server.codec.runs import get_run, get_usage, put_run, put_usage
@@ -26,6 +27,7 @@ __all__ = [
     "encode_run",
     "encode_usage",
     "merge_entries",
+    "read_deltas",
 ]
 
 

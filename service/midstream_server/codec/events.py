@@ -99,8 +99,8 @@ def _get_delta(source: wire.MessageDelta) -> MessageDelta:
         payload=_get_delta_payload(source),
         part_end=PartState(source.part_end) if source.part_end else None,
         provider_state=get_provider_state(source.provider_state) if source.HasField("provider_state") else None,
-        annotations=tuple(get_annotation(each) for each in source.annotations),
-        logprobs=tuple(get_logprob(each) for each in source.logprobs),
+        annotations=tuple(map(get_annotation, source.annotations)),
+        logprobs=tuple(map(get_logprob, source.logprobs)),
     )
 
 

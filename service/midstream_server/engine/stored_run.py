@@ -6,12 +6,11 @@ import structlog
 
 from midstream_server.accumulator import MessageAccumulator
 from midstream_server.clock import Clock
-from midstream_server.codec import decode_event, decode_run, decode_usage, encode_event, encode_run
+from midstream_server.codec import decode_event, decode_run, decode_usage, encode_event, encode_run, read_deltas
 from midstream_server.errors import OwnerLost, RunExpired, RunNotFound
 from midstream_server.model import (
     CancelIntent,
     CancelReport,
-    MessageDelta,
     Run,
     RunFinished,
     RunKey,
@@ -146,10 +145,8 @@ async def _fold_log(store: RunStore, record: RunRecord) -> MessageAccumulator:
         if not page.entries:
             break
         # The log may have grown since the record was read: what it does not cover is for those who read on.
-        for entry in page.entries[: record.last_sequence - sequence]:
-            payload = decode_event(entry).payload
-            if isinstance(payload, MessageDelta):
-                accumulator.add(payload)
+        for delta in read_deltas(page.entries[: record.last_sequence - sequence]):
+            accumulator.add(delta)
         sequence += len(page.entries)
     return accumulator
 
