@@ -8,7 +8,6 @@ import pytest
 
 from recordings import ABSENT, recordings_folder
 
-
 hypothesis.settings.register_profile("midstream", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("midstream")
 

@@ -9,13 +9,12 @@ from midstream_server.clock import Clock
 from midstream_server.engine.directory import RunDirectory
 from midstream_server.engine.reader import Reader
 from midstream_server.engine.store_guard import StoreGuard
+from midstream_server.engine.stored_run import REMEMBER_SECONDS
 from midstream_server.errors import RunStoreUnavailable, StoreUnavailable
 
 TICK_SECONDS = 1.0
 EXPIRE_EVERY_TICKS = 5
 EXPIRE_SLICE = 100
-REMEMBER_SECONDS = 24 * 3600.0
-"""How long the id of a run whose content was deleted stays taken."""
 OUTAGE_LIMIT_SECONDS = 30.0
 
 _log = structlog.get_logger(__name__)

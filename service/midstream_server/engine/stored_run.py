@@ -11,6 +11,7 @@ from midstream_server.errors import OwnerLost, RunExpired, RunNotFound
 from midstream_server.model import (
     CancelIntent,
     CancelReport,
+    Instant,
     Run,
     RunFinished,
     RunKey,
@@ -21,6 +22,8 @@ from midstream_server.model import (
 )
 from midstream_server.stores.base import RecordPhase, RunRecord, RunStore, Seal, frame
 
+REMEMBER_SECONDS = 24 * 3600.0
+"""How long the id of a run whose content was deleted stays taken."""
 _PAGE_BYTES = 1024 * 1024
 _ORPHANS_PER_PAGE = 100
 CONTENT_GRACE_SECONDS = 60.0
@@ -42,6 +45,16 @@ async def known_record(store: RunStore, key: RunKey) -> RunRecord:
     if record.phase is RecordPhase.EXPIRED:
         raise RunExpired
     return record
+
+
+async def expire_if_due(store: RunStore, record: RunRecord | None, now: Instant) -> bool:
+    """Deletes the content of a run whose time has come, for whoever asks before the expiry in the background does."""
+    if record is None or record.phase is not RecordPhase.SEALED or record.expire_time is None:
+        return False
+    if record.expire_time > now:
+        return False
+    await store.delete(record.key, now, record.expire_time + round(REMEMBER_SECONDS * 1e9))
+    return True
 
 
 async def read_run(store: RunStore, record: RunRecord) -> Run:

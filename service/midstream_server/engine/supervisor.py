@@ -19,13 +19,19 @@ from midstream_server.engine.broadcast import Broadcast
 from midstream_server.engine.claims import Claim, ClaimKeeper
 from midstream_server.engine.continuation import prompt_with_prefix
 from midstream_server.engine.directory import RunDirectory
-from midstream_server.engine.housekeeping import REMEMBER_SECONDS, Housekeeping
+from midstream_server.engine.housekeeping import Housekeeping
 from midstream_server.engine.log_writer import LogWriter
 from midstream_server.engine.reader import Reader
 from midstream_server.engine.run_task import RunServices
 from midstream_server.engine.starter import RunStarter
 from midstream_server.engine.store_guard import StoreGuard
-from midstream_server.engine.stored_run import known_record, seal_orphans, summary_run
+from midstream_server.engine.stored_run import (
+    REMEMBER_SECONDS,
+    expire_if_due,
+    known_record,
+    seal_orphans,
+    summary_run,
+)
 from midstream_server.engine.tasks import TaskKeeper
 from midstream_server.errors import (
     ContinueUnsupported,
@@ -189,6 +195,7 @@ class Supervisor:
         """
         key = RunKey(tenant, run_id)
         store = self._directory.store
+        await self._expire(key)
         if claim is not None:
             self._claims.hold(claim)
             while await store.claim(key, claim.claim_id, self._options.replica) is None:
@@ -244,6 +251,7 @@ class Supervisor:
             raise RunExpired
         if result.outcome in (IntentOutcome.RECORDED, IntentOutcome.ALREADY) and wait_seconds > 0:
             await self._directory.wait_for_end(key, wait_seconds)
+        await expire_if_due(self._directory.store, result.record, now)
         run = await self._directory.read(key)
         return _outcome(run, result.outcome), run
 
@@ -254,6 +262,7 @@ class Supervisor:
             RunNotFound, RunExpired, StoreUnavailable: it cannot be read.
         """
         key = RunKey(tenant, run_id)
+        await self._expire(key)
         if wait_seconds is not None:
             if key not in self._directory.live:
                 await known_record(self._directory.store, key)
@@ -262,8 +271,12 @@ class Supervisor:
 
     async def list_runs(self, query: ListQuery) -> Sequence[Run]:
         """A page of runs without their messages, newest first."""
+        store, now = self._directory.store, self._clock.now()
+        records = await store.list_records(query)
+        while any([await expire_if_due(store, record, now) for record in records]):
+            records = await store.list_records(query)
         runs: list[Run] = []
-        for record in await self._directory.store.list_records(query):
+        for record in records:
             live = self._directory.live.get(record.key)
             runs.append(live.snapshot(with_message=False) if live else summary_run(record))
         return runs
@@ -276,6 +289,7 @@ class Supervisor:
             RunLive: it has not ended.
         """
         key, now = RunKey(tenant, run_id), self._clock.now()
+        await self._expire(key)
         forget_time = now + round(REMEMBER_SECONDS * 1e9)
         record = await self._directory.store.delete(key, now, forget_time)
         if record is None:
@@ -284,6 +298,12 @@ class Supervisor:
             raise RunExpired
         if record.phase is RecordPhase.LIVE:
             raise RunLive
+
+    async def _expire(self, key: RunKey) -> None:
+        """Nobody is shown a run whose time has come, also if the expiry in the background has not got to it."""
+        if key not in self._directory.live:
+            store = self._directory.store
+            await expire_if_due(store, await store.get(key), self._clock.now())
 
     async def models(self) -> tuple[Sequence[ModelInfo], Sequence[str]]:
         """All models that are known by name, and the upstreams that did not answer."""

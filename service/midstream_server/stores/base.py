@@ -8,7 +8,7 @@ For every operation:
 
 * Calls may overlap. Operations on one run take effect in the order in which they were called.
 * A caller that is cancelled while it waits changes nothing: the operation takes effect all the same.
-* `StoreUnavailable` means that the operation did not take effect, or that nobody can tell; it may be repeated as it was.
+* `StoreUnavailable` means that the operation did not take effect, or that nobody can tell; it may be repeated.
 * Reads see every acknowledged write of this process.
 
 Times are given by the caller (`now`, nanoseconds since the epoch); no store reads a clock of its own but for leases.
@@ -323,7 +323,7 @@ class RunStore(Protocol):
         ...
 
     async def take_over(self, key: RunKey, owner: str, seen_epoch: int) -> RunRecord | None:
-        """Makes `owner` the owner of a live run whose epoch still is `seen_epoch`: raises the epoch. None: it is not."""
+        """Makes `owner` the owner of a live run whose epoch still is `seen_epoch`, and raises it. None: it is not."""
         ...
 
     async def orphans(self, owner: str, limit: int) -> Sequence[RunKey]:

@@ -7,7 +7,7 @@ import pytest
 from engine_scenario import advance, running_engine, settle, text_of
 from midstream_server.engine.supervisor import ListQuery
 from midstream_server.errors import RunExpired, RunIdExpired, RunLive, RunNotFound
-from midstream_server.model import CancelReason, RunState
+from midstream_server.model import CancelReason, RunKey, RunState
 from midstream_server.stores.base import RecordPhase
 from scripted_upstream import finish, text
 
@@ -183,15 +183,17 @@ async def test_remembered_cancel_is_forgotten_after_ten_minutes():
 
 @pytest.mark.looptime
 async def test_expiry_survives_an_outage():
-    """It goes on when the store is back."""
+    """It goes on when the store is back, whether or not anybody asks."""
     async with running_engine() as engine:
-        await ended_run(engine, retention_seconds=5)
+        run = await ended_run(engine, retention_seconds=5)
+        key = RunKey("default", run.run_id)
         engine.store.fail("expire")
         await advance(60)
-        still = await engine.get()
+        before = await engine.store.get(key)
         engine.store.heal()
         await advance(6)
 
-        assert still.state is RunState.COMPLETED
+        assert before.phase is RecordPhase.SEALED
+        assert (await engine.store.get(key)).phase is RecordPhase.EXPIRED
         with pytest.raises(RunExpired):
             await engine.get()
