@@ -120,7 +120,7 @@ def run(settings: Settings) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings))
     except MidstreamError as error:
-        print(f"midstream: {error.message}", file=sys.stderr)
+        print(f"midstream: {error.message} ({error.reason})", file=sys.stderr)
         return 1
     return 0
 

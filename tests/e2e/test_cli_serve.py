@@ -86,6 +86,7 @@ async def test_a_store_that_is_in_use_is_one_sentence_and_exit_1(config):
 
     assert (done.code, done.out) == (1, "")
     assert "another process" in done.err
+    assert "STORE_LOCKED" in done.err
     assert "Traceback" not in done.err
 
 
