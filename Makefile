@@ -52,6 +52,14 @@ bench: $(DEVELOPMENT) ## cancel to closed, CPU per token, added latency (ARGS go
 crash: $(DEVELOPMENT) ## kill a real server 200 times under load, and hold what is left against what was seen
 	@PYTHONPATH=tests $(BIN)/python -m crash $(ARGS)
 
+.PHONY: race
+race: $(DEVELOPMENT) ## 10,000 seeded interleavings on a deterministic loop; a failing seed reproduces
+	@PYTHONPATH=tests $(BIN)/python -m race $(ARGS)
+
+.PHONY: restart
+restart: $(DEVELOPMENT) ## how long a restart takes beside an hour-long run and 100,000 short ones
+	@PYTHONPATH=tests $(BIN)/python -m restart $(ARGS)
+
 .PHONY: image-check
 image-check: $(DEVELOPMENT) ## build the Dockerfile and run it, without a Docker engine (root, buildah, debootstrap)
 	@scripts/image-check.sh
