@@ -96,7 +96,6 @@ class ProfileSettings(_Table):
     running_usage: Literal["none", "continuous_usage_stats", "timings"] | None = None
     usage_option: bool | None = None
     continue_prefix: Literal["none", "assistant_prefill", "continue_final_message", "prefix_flag"] | None = None
-    on_cancel: Literal["abort", "drain"] | None = None
     remote_cancel: Annotated[str, Field(pattern=r"^(/\S*\{id\}\S*)?$")] | None = None
     connection_close: bool | None = None
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None

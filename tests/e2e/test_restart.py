@@ -90,7 +90,7 @@ async def test_store_of_a_running_server_is_refused_in_one_sentence(config: Path
 
     assert second.code == 1
     assert second.out == ""
-    assert second.err == f"midstream: another process uses the store {tmp_path}/runs.db\n"
+    assert second.err == f"midstream: another process uses the store {tmp_path}/runs.db (STORE_LOCKED)\n"
     assert models is not None
 
 

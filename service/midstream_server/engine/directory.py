@@ -2,6 +2,7 @@
 
 import asyncio
 
+from midstream_server.clock import Clock
 from midstream_server.engine.live_run import LiveRun
 from midstream_server.engine.stored_run import known_record, read_run
 from midstream_server.errors import StoreUnavailable
@@ -15,8 +16,9 @@ FOREIGN_POLL_SECONDS = 0.05
 class RunDirectory:
     """The runs of this process by key, and the way to all others through the store."""
 
-    def __init__(self, store: RunStore) -> None:
+    def __init__(self, store: RunStore, clock: Clock) -> None:
         self.store = store
+        self._clock = clock
         self.live: dict[RunKey, LiveRun] = {}
         self.nascent: dict[RunKey, LiveRun] = {}
         """Runs whose record is being created: a stop must find them, a reader must not."""
@@ -66,7 +68,7 @@ class RunDirectory:
         run = self.live.get(key)
         if run is not None and not run.is_lost:
             return run.snapshot()
-        return await read_run(self.store, await known_record(self.store, key))
+        return await read_run(self.store, await known_record(self.store, key, self._clock.now()))
 
     async def _wait_for_stored_end(self, key: RunKey) -> None:
         while True:

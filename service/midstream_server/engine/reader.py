@@ -8,7 +8,7 @@ from midstream_server.engine.assembler import MAX_PAYLOAD_BYTES
 from midstream_server.engine.live_run import LiveRun
 from midstream_server.engine.stored_run import known_record, read_run
 from midstream_server.errors import SlowReader
-from midstream_server.model import RunKey, RunSnapshot, RunState
+from midstream_server.model import Instant, RunKey, RunSnapshot, RunState
 from midstream_server.stores.base import RecordPhase, RunRecord, RunStore
 
 MAX_BATCH_BYTES = 256 * 1024
@@ -27,12 +27,20 @@ class Reader:
     """
 
     def __init__(
-        self, key: RunKey, store: RunStore, run: LiveRun | None, after_sequence: int, *, snapshot: bool = False
+        self,
+        key: RunKey,
+        store: RunStore,
+        run: LiveRun | None,
+        after_sequence: int,
+        *,
+        as_of: Instant,
+        snapshot: bool = False,
     ) -> None:
         self.key = key
         self.cursor = after_sequence
         self.on_expire: Callable[[], None] | None = None
         self._store = store
+        self._as_of = as_of
         self._run = run
         self._wants_snapshot = snapshot
         self._told_state = RunState.RUNNING
@@ -101,7 +109,7 @@ class Reader:
 
     async def _next_stored(self) -> Sequence[bytes]:
         while True:
-            record = await known_record(self._store, self.key)
+            record = await known_record(self._store, self.key, self._as_of)
             self._is_over = record.phase is RecordPhase.SEALED
             if self._wants_snapshot:
                 return await self._stored_snapshot(record)

@@ -18,7 +18,7 @@ from midstream_server.engine.claims import Claim, ClaimKeeper
 from midstream_server.engine.directory import RunDirectory
 from midstream_server.engine.live_run import LiveRun
 from midstream_server.engine.run_task import RunServices, RunTask
-from midstream_server.engine.stored_run import expire_if_due, seal_orphan
+from midstream_server.engine.stored_run import expire_if_due, is_due, seal_orphan
 from midstream_server.engine.tasks import TaskKeeper
 from midstream_server.errors import RunIdConflict, RunIdExpired, StoreUnavailable, TooManyRuns
 from midstream_server.model import Instant, Run, RunKey, RunSpec, RunStarted, RunState
@@ -66,7 +66,8 @@ class RunStarter:
         try:
             record = await self._guard.ask(lambda: self._store.get(key))
             is_known = record is not None
-            await self._guard.ask(lambda: expire_if_due(self._store, record, self._clock.now()))
+            if is_due(record, self._clock.now()):
+                await self._guard.ask(lambda: expire_if_due(self._store, record, self._clock.now()))
             outcome = await self._find_or_create(spec, fingerprint, claim, call, is_known=is_known)
         finally:
             del starting[key]

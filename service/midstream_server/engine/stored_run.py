@@ -32,8 +32,8 @@ CONTENT_GRACE_SECONDS = 60.0
 _log = structlog.get_logger(__name__)
 
 
-async def known_record(store: RunStore, key: RunKey) -> RunRecord:
-    """The record of a run that can be read.
+async def known_record(store: RunStore, key: RunKey, now: Instant) -> RunRecord:
+    """The record of a run that can be read now.
 
     Raises:
         RunNotFound: there is none.
@@ -42,16 +42,21 @@ async def known_record(store: RunStore, key: RunKey) -> RunRecord:
     record = await store.get(key)
     if record is None:
         raise RunNotFound
-    if record.phase is RecordPhase.EXPIRED:
+    if record.phase is RecordPhase.EXPIRED or is_due(record, now):
         raise RunExpired
     return record
 
 
-async def expire_if_due(store: RunStore, record: RunRecord | None, now: Instant) -> bool:
-    """Deletes the content of a run whose time has come, for whoever asks before the expiry in the background does."""
+def is_due(record: RunRecord | None, now: Instant) -> bool:
+    """Whether a run's time has come, though the expiry in the background has not got to it."""
     if record is None or record.phase is not RecordPhase.SEALED or record.expire_time is None:
         return False
-    if record.expire_time > now:
+    return record.expire_time <= now
+
+
+async def expire_if_due(store: RunStore, record: RunRecord | None, now: Instant) -> bool:
+    """Deletes the content of a run whose time has come, for whoever asks before the expiry in the background does."""
+    if record is None or record.expire_time is None or not is_due(record, now):
         return False
     await store.delete(record.key, now, record.expire_time + round(REMEMBER_SECONDS * 1e9))
     return True

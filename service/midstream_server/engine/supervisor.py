@@ -28,6 +28,7 @@ from midstream_server.engine.store_guard import StoreGuard
 from midstream_server.engine.stored_run import (
     REMEMBER_SECONDS,
     expire_if_due,
+    is_due,
     known_record,
     seal_orphans,
     summary_run,
@@ -103,7 +104,7 @@ class Supervisor:
         self._seal_deadline: float | None = None
         self._readers: dict[Reader, None] = {}
         self._reader_left = Broadcast()
-        self._directory = RunDirectory(store)
+        self._directory = RunDirectory(store, clock)
         self._writer = LogWriter(store, self._guard)
         self._claims = ClaimKeeper(store, clock, self._guard, self._directory.live, self._tasks)
         self._housekeeping = Housekeeping(self._directory, self._guard, clock, self._readers)
@@ -195,13 +196,14 @@ class Supervisor:
         """
         key = RunKey(tenant, run_id)
         store = self._directory.store
-        await self._expire(key)
         if claim is not None:
             self._claims.hold(claim)
             while await store.claim(key, claim.claim_id, self._options.replica) is None:
-                await known_record(store, key)  # it may have come since
+                await known_record(store, key, self._clock.now())  # it may have come since
         run = self._directory.live.get(key)
-        last = run.output.log.last_sequence if run else (await known_record(store, key)).last_sequence
+        last = (
+            run.output.log.last_sequence if run else (await known_record(store, key, self._clock.now())).last_sequence
+        )
         if after_sequence > last:
             raise CursorAhead(metadata={"last_sequence": str(last)})
         return self._reader(key, after_sequence, snapshot=from_snapshot)
@@ -219,7 +221,8 @@ class Supervisor:
 
     def _reader(self, key: RunKey, after_sequence: int, *, snapshot: bool = False) -> Reader:
         run = self._directory.live.get(key)
-        reader = Reader(key, self._directory.store, run, after_sequence, snapshot=snapshot)
+        store, now = self._directory.store, self._clock.now()
+        reader = Reader(key, store, run, after_sequence, as_of=now, snapshot=snapshot)
         self._readers[reader] = None
         return reader
 
@@ -251,7 +254,6 @@ class Supervisor:
             raise RunExpired
         if result.outcome in (IntentOutcome.RECORDED, IntentOutcome.ALREADY) and wait_seconds > 0:
             await self._directory.wait_for_end(key, wait_seconds)
-        await expire_if_due(self._directory.store, result.record, now)
         run = await self._directory.read(key)
         return _outcome(run, result.outcome), run
 
@@ -262,10 +264,9 @@ class Supervisor:
             RunNotFound, RunExpired, StoreUnavailable: it cannot be read.
         """
         key = RunKey(tenant, run_id)
-        await self._expire(key)
         if wait_seconds is not None:
             if key not in self._directory.live:
-                await known_record(self._directory.store, key)
+                await known_record(self._directory.store, key, self._clock.now())
             await self._directory.wait_for_end(key, wait_seconds)
         return await self._directory.read(key)
 
@@ -289,21 +290,14 @@ class Supervisor:
             RunLive: it has not ended.
         """
         key, now = RunKey(tenant, run_id), self._clock.now()
-        await self._expire(key)
         forget_time = now + round(REMEMBER_SECONDS * 1e9)
         record = await self._directory.store.delete(key, now, forget_time)
         if record is None:
             raise RunNotFound
-        if record.phase is RecordPhase.EXPIRED:
+        if record.phase is RecordPhase.EXPIRED or is_due(record, now):
             raise RunExpired
         if record.phase is RecordPhase.LIVE:
             raise RunLive
-
-    async def _expire(self, key: RunKey) -> None:
-        """Nobody is shown a run whose time has come, also if the expiry in the background has not got to it."""
-        if key not in self._directory.live:
-            store = self._directory.store
-            await expire_if_due(store, await store.get(key), self._clock.now())
 
     async def models(self) -> tuple[Sequence[ModelInfo], Sequence[str]]:
         """All models that are known by name, and the upstreams that did not answer."""

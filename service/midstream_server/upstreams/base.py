@@ -123,8 +123,6 @@ class Profile:
     """Whether to ask for usage with `stream_options.include_usage`."""
     continue_prefix: str = "none"
     """How a partial is continued: `none`, `assistant_prefill`, `continue_final_message`, `prefix_flag`."""
-    on_cancel: str = "abort"
-    """Whether a hang-up stops the billing (`abort`), or the rest must be read (`drain`)."""
     remote_cancel: str = ""
     """The path of the call that stops an answer which goes on without its reader, with `{id}` for the answer's id:
     `/responses/{id}/cancel` (OpenAI in background mode). Empty: a hang-up is enough."""
