@@ -192,8 +192,11 @@ async def test_expiry_survives_an_outage():
         before = await engine.store.get(key)
         engine.store.heal()
         await advance(6)
+        after = await engine.store.get(key)
 
+        assert before is not None
         assert before.phase is RecordPhase.SEALED
-        assert (await engine.store.get(key)).phase is RecordPhase.EXPIRED
+        assert after is not None
+        assert after.phase is RecordPhase.EXPIRED
         with pytest.raises(RunExpired):
             await engine.get()
