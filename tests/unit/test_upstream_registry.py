@@ -25,7 +25,7 @@ class _ListedUpstream(Upstream):
 
     @override
     def call(self, model: str, prompt: Prompt, options: CallOptions) -> UpstreamCall:
-        raise NotImplementedError
+        raise AssertionError("nothing is called here")
 
     @property
     @override
