@@ -12,6 +12,10 @@ For every operation:
 * Reads see every acknowledged write of this process.
 
 Times are given by the caller (`now`, nanoseconds since the epoch); no store reads a clock of its own but for leases.
+
+A store that several replicas share (not `exclusive`) has leases and epochs. A lease says that a replica is alive: it is
+renewed by `heartbeat`, and only the store's clock ends it. An epoch says who may write a run: `take_over` raises it, and
+an append, a seal or a restore of an earlier epoch changes nothing.
 """
 
 import enum
@@ -160,6 +164,9 @@ class AppendResult:
 
     accepted: bool
     intent: CancelIntent | None = None
+    is_behind: bool = False
+    """Not accepted because the store lost what it had acknowledged (a failover): the log is shorter than this owner
+    knows it, or the run is gone. `restore` puts it back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,11 +239,46 @@ class Seal:
 class SealResult:
     """`accepted` False: the run was sealed already, another epoch owns it, or the log ends elsewhere.
 
-    A repeat of the same seal (same epoch, same last sequence) is accepted.
+    A repeat of the same seal (same epoch, same last sequence) is accepted. `is_behind` as in `AppendResult`.
     """
 
     accepted: bool
-    record: RunRecord
+    record: RunRecord | None
+    """None: the store has lost the run."""
+    is_behind: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """What a replica learns when it renews its lease."""
+
+    intents: Mapping[RunKey, CancelIntent]
+    """Of its live runs, those that others recorded."""
+    generation: str
+    """Changes when the store may have lost what it had acknowledged: owners then restore what they know."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostClaim:
+    """A claim on a live run, held by a replica that is not alive."""
+
+    key: RunKey
+    claim_id: str
+
+
+class StoreListener(Protocol):
+    """Who is told of what other replicas do. Hints: one may be missing, late or repeated, and none is the truth.
+
+    Called on the event loop, and must return at once.
+    """
+
+    def run_moved(self, key: RunKey) -> None:
+        """A run that this process follows has more in its log, a new state, or an end."""
+        ...
+
+    def stop_asked(self, key: RunKey, intent: CancelIntent) -> None:
+        """Another replica recorded an intent for a run of this owner."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +313,18 @@ class RunStore(Protocol):
 
     exclusive: bool
     """Whether this process is the only one that can write: then what it knows of claims is complete."""
+
+    def listen(self, listener: StoreListener) -> None:
+        """Tells this one, from `open` to `close`, what other replicas do. An exclusive store has nothing to tell."""
+        ...
+
+    def follow(self, key: RunKey) -> None:
+        """Asks for `run_moved` of another replica's run, until `unfollow`. Not counted: the second changes nothing."""
+        ...
+
+    def unfollow(self, key: RunKey) -> None:
+        """Asks no longer."""
+        ...
 
     async def open(self) -> None:
         """Opens or creates the store, and migrates it.
@@ -330,8 +384,25 @@ class RunStore(Protocol):
         """Live runs whose owner is not this one and is not alive."""
         ...
 
-    async def heartbeat(self, owner: str) -> Mapping[RunKey, CancelIntent]:
-        """Renews the owner's lease; the intents that were recorded for its live runs by others."""
+    async def lost_claims(self, owner: str, limit: int) -> Sequence[LostClaim]:
+        """Claims on live runs, held by replicas that are not alive; asked for by `owner`, which is."""
+        ...
+
+    async def restore(self, record: RunRecord, entries: Sequence[bytes]) -> bool:
+        """Puts a run back that the store lost in part: the record, and its whole log from sequence 1.
+
+        It takes effect if the store does not know the run, or has it live with an epoch that is not higher and with a
+        log that is a shorter prefix; an intent and claims that the store has are kept. False: it has more, or another
+        epoch owns it. A repeat is accepted.
+        """
+        ...
+
+    async def heartbeat(self, owner: str) -> Heartbeat:
+        """Renews the owner's lease. A store that cannot be reached does not renew it."""
+        ...
+
+    async def retire(self, owner: str) -> None:
+        """Ends the owner's lease at once: it has no live runs and no claims any more."""
         ...
 
     async def join_conversation(self, tenant: str, conversation_id: str, run_id: str, now: Instant) -> Sequence[str]:
