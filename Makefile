@@ -60,6 +60,10 @@ race: $(DEVELOPMENT) ## 10,000 seeded interleavings on a deterministic loop; a f
 restart: $(DEVELOPMENT) ## how long a restart takes beside an hour-long run and 100,000 short ones
 	@PYTHONPATH=tests $(BIN)/python -m restart $(ARGS)
 
+.PHONY: outage
+outage: $(DEVELOPMENT) ## a disk that is full for 36 s: what callers are told, how soon a cancel closes the upstream
+	@PYTHONPATH=tests $(BIN)/python -m outage $(ARGS)
+
 .PHONY: image-check
 image-check: $(DEVELOPMENT) ## build the Dockerfile and run it, without a Docker engine (root, buildah, debootstrap)
 	@scripts/image-check.sh

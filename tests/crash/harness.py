@@ -22,7 +22,7 @@ from midstream_simulator import Simulator
 
 RESTART_LIMIT_SECONDS = 2.0
 _LISTENING = "midstream listening on "
-_MODELS = ("count-2000-400", "count-30-200", "reason-20-300", "stall-3", "cut-10", "error-frame-8", "tool-call-50")
+_MODELS = ("count-20000-4000", "count-2000-400", "count-30-200", "reason-20-300", "stall-3", "cut-10", "error-frame-8", "tool-call-50")
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Harness:
                 stub = service_grpc.GenerationServiceStub(channel)
                 await self._verify(stub)
                 load = asyncio.create_task(self._load(stub))
-                await asyncio.sleep(self._random.uniform(0.02, 0.6))
+                await asyncio.sleep(self._random.uniform(0.02, 1.0))
                 process.send_signal(signal.SIGKILL)
                 await process.wait()
                 await load
@@ -134,7 +134,7 @@ class Harness:
     async def _load(self, stub: "service_grpc.GenerationServiceAsyncStub") -> None:
         """Callers that start, watch, ask and cancel until the server is gone."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(self._random.randint(3, 12)):
+            for _ in range(self._random.randint(3, 16)):
                 witness = Witness(f"run-{len(self._witnesses)}")
                 self._witnesses[witness.run_id] = witness
                 group.create_task(_quietly(self._start_run(stub, witness)))
