@@ -1,13 +1,26 @@
 """The REPLAY view: a message that any strict provider accepts as history, wherever it was cut.
 
 Rules: a tool call only if the model finished for its tool calls, and the call is whole; reasoning only if it is whole,
-carries its provider's state, and another part follows; text without content is dropped.
+carries its provider's state, and another part follows; text without content is dropped, and so is a blob, since most
+providers take none from the assistant.
 """
 
 import json
 from dataclasses import replace
+from typing import assert_never
 
-from midstream_server.model import Blob, FinishReason, Part, PartState, Reasoning, Refusal, Run, Text, ToolCall
+from midstream_server.model import (
+    Blob,
+    FinishReason,
+    Part,
+    PartState,
+    Reasoning,
+    Refusal,
+    Run,
+    Text,
+    ToolCall,
+    ToolResult,
+)
 
 # Numbers are not read: Python refuses integers of more than 4,300 digits, which are JSON all the same.
 _JSON = json.JSONDecoder(parse_int=str, parse_float=str)
@@ -31,10 +44,10 @@ def _is_safe(part: Part, *, for_tools: bool) -> bool:
             return for_tools and part.state is PartState.COMPLETE and _is_whole(call)
         case Reasoning():
             return part.state is PartState.COMPLETE and part.provider_state is not None
-        case Blob():
-            return part.state is PartState.COMPLETE
-        case _:
+        case Blob() | ToolResult():
             return False
+        case _:
+            assert_never(part.content)
 
 
 def _is_whole(call: ToolCall) -> bool:

@@ -83,12 +83,20 @@ def test_text_without_content_is_dropped(content):
     assert replayed(part(content)) == []
 
 
-def test_cut_text_is_kept_and_a_cut_blob_is_not():
-    """Half a sentence is history; half an image is not."""
+def test_cut_text_is_kept():
+    """Half a sentence is history."""
     half = part(Text(text="Once upon"), TRUNCATED)
-    blob = Blob(mime_type="image/png", data=b"1")
 
-    assert replayed(half, part(blob, TRUNCATED), part(blob), finish=None) == [Text(text="Once upon"), blob]
+    assert replayed(half, finish=None) == [Text(text="Once upon")]
+
+
+@pytest.mark.parametrize("state", [COMPLETE, TRUNCATED])
+def test_blob_is_not_history(state: PartState):
+    """Most providers take an image from the user, and none from the assistant."""
+    image = part(Blob(mime_type="image/png", data=b"1"), state)
+
+    assert replayed(part(Text(text="Here it is:")), image) == [Text(text="Here it is:")]
+    assert replayed(image) == []
 
 
 def test_run_without_a_message_stays_without_one():

@@ -34,7 +34,8 @@ class _MessageViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MessageVi
     """Every part, byte for byte as it was streamed, cut ones too."""
     MESSAGE_VIEW_REPLAY: _MessageView.ValueType  # 2
     """Only what is safe to send back to any upstream as history: tool calls only if the model finished for them,
-    reasoning only if it is whole and carries its provider's state. Absent if nothing is left.
+    reasoning only if it is whole and carries its provider's state; no blobs, which most providers take from users only.
+    Absent if nothing is left.
     """
 
 class MessageView(_MessageView, metaclass=_MessageViewEnumTypeWrapper):
@@ -46,7 +47,8 @@ MESSAGE_VIEW_AS_STREAMED: MessageView.ValueType  # 1
 """Every part, byte for byte as it was streamed, cut ones too."""
 MESSAGE_VIEW_REPLAY: MessageView.ValueType  # 2
 """Only what is safe to send back to any upstream as history: tool calls only if the model finished for them,
-reasoning only if it is whole and carries its provider's state. Absent if nothing is left.
+reasoning only if it is whole and carries its provider's state; no blobs, which most providers take from users only.
+Absent if nothing is left.
 """
 Global___MessageView: _TypeAlias = MessageView  # noqa: Y015
 
