@@ -1,7 +1,8 @@
-"""The contract's tooling: generate the Python stubs, show drift, lint, and refuse what would break a caller.
+"""The contract's tooling: generate the Python and Go stubs, show drift, lint, and refuse what would break a caller.
 
-Everything is offline: protoc comes with grpcio-tools, google's own protos with googleapis-common-protos, and buf reads
-a descriptor image that protoc has made instead of fetching dependencies.
+Everything for Python is offline: protoc comes with grpcio-tools, google's own protos with googleapis-common-protos, and
+buf reads a descriptor image that protoc has made instead of fetching dependencies. The Go plugins are those that
+protos/go/go.mod pins as tools; where there is no Go, the Go stubs are left as they are and not compared.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -21,19 +22,27 @@ ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 PACKAGE = Path("midstream/v1")
 STUBS = PROTOS / "python"
+GO_STUBS = PROTOS / "go"
+GO_PACKAGE = "github.com/midstream-dev/midstream/protos/go"
+GO_PLUGINS = (
+    "google.golang.org/protobuf/cmd/protoc-gen-go",
+    "google.golang.org/grpc/cmd/protoc-gen-go-grpc",
+)
 BUF_CONFIG = PROTOS / "buf.yaml"
 BASELINE = PROTOS / "baseline.binpb"
+DESCRIPTOR = ROOT / "clients" / "web" / "midstream.binpb"
 GENERATED = "*_pb2*"
+GO_GENERATED = "*.pb.go"
 
 
-def run_protoc(*options: str, services_only: bool = False) -> None:
-    """Runs the pinned protoc over the contract; exits with its message when it fails."""
+def run_protoc(*options: str, services_only: bool = False, others: Sequence[str] = ()) -> None:
+    """Runs the pinned protoc over the contract, and other protos; exits with its message when it fails."""
     pattern = "*_service.proto" if services_only else "*.proto"
     sources = sorted(path.relative_to(PROTOS).as_posix() for path in (PROTOS / PACKAGE).glob(pattern))
     if not sources:
         sys.exit(f"protos: no {pattern} in protos/{PACKAGE}")
     includes = (PROTOS, resources.files("grpc_tools") / "_proto", sysconfig.get_path("purelib"))
-    if protoc.main(["protoc", *(f"--proto_path={folder}" for folder in includes), *options, *sources]) != 0:
+    if protoc.main(["protoc", *(f"--proto_path={folder}" for folder in includes), *options, *sources, *others]) != 0:
         sys.exit("protos: protoc refused the contract")
 
 
@@ -52,6 +61,24 @@ def write_stubs(folder: Path) -> None:
     run_protoc(f"--grpc_python_out={folder}", f"--mypy_grpc_out=quiet:{folder}", *plugins, services_only=True)
 
 
+def write_go_stubs(folder: Path) -> None:
+    """Says by options which Go package the files are: the contract itself stays free of languages."""
+    sources = sorted(path.relative_to(PROTOS).as_posix() for path in (PROTOS / PACKAGE).glob("*.proto"))
+    packages = ",".join(f"M{source}={GO_PACKAGE}/{PACKAGE};midstreamv1" for source in sources)
+    options = f"module={GO_PACKAGE},{packages}"
+    with tempfile.TemporaryDirectory() as binaries:
+        subprocess.run(["go", "-C", str(GO_STUBS), "build", "-o", f"{binaries}/", *GO_PLUGINS], check=True)
+        plugins = [f"--plugin={Path(each).name}={binaries}/{Path(each).name}" for each in GO_PLUGINS]
+        run_protoc(f"--go_out={options}:{folder}", f"--go-grpc_out={options}:{folder}", *plugins)
+
+
+def has_go() -> bool:
+    if shutil.which("go"):
+        return True
+    print("protos: no go here, the Go stubs are left alone")
+    return False
+
+
 def write_image(path: Path, *, source_info: bool) -> None:
     options = ["--include_imports", f"--descriptor_set_out={path}"]
     run_protoc(*options, *(["--include_source_info"] if source_info else []))
@@ -62,18 +89,27 @@ def generate() -> bool:
     for path in (STUBS / PACKAGE).glob(GENERATED):
         path.unlink()
     write_stubs(STUBS)
+    if has_go():
+        for path in (GO_STUBS / PACKAGE).glob(GO_GENERATED):
+            path.unlink()
+        write_go_stubs(GO_STUBS)
     return True
 
 
 def drift() -> bool:
-    """True if the committed stubs are what the pinned generator makes of the protos."""
+    """True if the committed stubs are what the pinned generators make of the protos."""
+    python = is_fresh(STUBS, write_stubs, GENERATED)
+    return (not has_go() or is_fresh(GO_STUBS, write_go_stubs, GO_GENERATED)) and python
+
+
+def is_fresh(stubs: Path, write: Callable[[Path], None], pattern: str) -> bool:
     with tempfile.TemporaryDirectory() as temporary:
-        write_stubs(Path(temporary))
-        fresh, committed = Path(temporary) / PACKAGE, STUBS / PACKAGE
-        names = sorted({path.name for folder in (fresh, committed) for path in folder.glob(GENERATED)})
+        write(Path(temporary))
+        fresh, committed = Path(temporary) / PACKAGE, stubs / PACKAGE
+        names = sorted({path.name for folder in (fresh, committed) for path in folder.glob(pattern)})
         _, different, missing = filecmp.cmpfiles(fresh, committed, names, shallow=False)
     for name in sorted(different + missing):
-        print(f"protos/python/{PACKAGE / name}: not what `make protos` makes of the contract")
+        print(f"{(stubs / PACKAGE / name).relative_to(ROOT)}: not what `make protos` makes of the contract")
     return not different and not missing
 
 
@@ -111,12 +147,19 @@ def baseline() -> bool:
     return True
 
 
+def descriptor() -> bool:
+    """Writes what a transcoder of JSON needs: the contract, and the details that its errors carry."""
+    run_protoc(f"--descriptor_set_out={DESCRIPTOR}", "--include_imports", others=["google/rpc/error_details.proto"])
+    return True
+
+
 COMMANDS: dict[str, Callable[[], bool]] = {
     "generate": generate,
     "drift": drift,
     "lint": lint,
     "breaking": breaking,
     "baseline": baseline,
+    "descriptor": descriptor,
 }
 
 

@@ -1,0 +1,2 @@
+/** Midstream client: stream a generation, stop it midstream, keep the partial text. */
+package midstream.client;

@@ -1,0 +1,24 @@
+module github.com/midstream-dev/midstream/tests/interop/go
+
+go 1.26.0
+
+require (
+	github.com/midstream-dev/midstream/clients/go v0.1.0
+	github.com/midstream-dev/midstream/protos/go v0.1.0
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20261026165753-2ffab32bce7e
+	google.golang.org/grpc v1.85.0
+	google.golang.org/protobuf v1.36.12
+)
+
+require (
+	github.com/google/uuid v1.6.0 // indirect
+	golang.org/x/net v0.60.0 // indirect
+	golang.org/x/sys v0.48.0 // indirect
+	golang.org/x/text v0.42.0 // indirect
+	google.golang.org/genproto/googleapis/api v0.0.0-20261026165753-2ffab32bce7e // indirect
+)
+
+replace (
+	github.com/midstream-dev/midstream/clients/go => ../../../clients/go
+	github.com/midstream-dev/midstream/protos/go => ../../../protos/go
+)
