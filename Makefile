@@ -5,6 +5,7 @@ MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
+WEB := .venv/.web-installed
 DEVELOPMENT := .venv/.development-installed
 PROJECTS := service/pyproject.toml clients/python/pyproject.toml protos/python/pyproject.toml
 
@@ -40,6 +41,10 @@ format: $(DEVELOPMENT) ## format the Python code and mend what ruff can mend
 protos: $(DEVELOPMENT) ## regenerate the Python stubs from protos/
 	@$(BIN)/python scripts/protos.py generate
 
+.PHONY: descriptor
+descriptor: $(DEVELOPMENT) ## write clients/web/midstream.binpb, which a transcoder reads the contract from
+	@$(BIN)/python scripts/protos.py descriptor
+
 .PHONY: protos-baseline
 protos-baseline: $(DEVELOPMENT) ## take today's contract as the one that must not break (at a release)
 	@$(BIN)/python scripts/protos.py baseline
@@ -64,6 +69,15 @@ restart: $(DEVELOPMENT) ## how long a restart takes beside an hour-long run and 
 outage: $(DEVELOPMENT) ## a disk that is full for 36 s: what callers are told, how soon a cancel closes the upstream
 	@PYTHONPATH=tests $(BIN)/python -m outage $(ARGS)
 
+.PHONY: interop
+interop: $(DEVELOPMENT) ## every client and bare stubs, in every language, through the same scenarios (ARGS='--languages go')
+	@GRPC_ENABLE_FORK_SUPPORT=false GRPC_VERBOSITY=NONE PYTHONPATH=tests $(BIN)/python -m interop $(ARGS)
+
+.PHONY: web
+web: $(WEB) ## run the Envoy configuration and the examples for curl and browsers (needs Node)
+	@tests/web/build
+	@PYTHONPATH=tests $(BIN)/python -m web $(ARGS)
+
 .PHONY: image-check
 image-check: $(DEVELOPMENT) ## build the Dockerfile and run it, without a Docker engine (root, buildah, debootstrap)
 	@scripts/image-check.sh
@@ -85,3 +99,7 @@ $(RUNTIME): requirements.lock $(PROJECTS) scripts/install.sh
 $(DEVELOPMENT): requirements-dev.lock $(PROJECTS) scripts/install.sh
 	@scripts/install.sh requirements-dev.lock
 	@touch $@ $(RUNTIME)
+
+$(WEB): $(DEVELOPMENT) tests/web/requirements.lock
+	@scripts/install.sh tests/web/requirements.lock
+	@touch $@

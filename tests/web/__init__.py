@@ -1,0 +1,1 @@
+"""The Envoy configuration and the examples of clients/web, run against a real server. `make web`."""
