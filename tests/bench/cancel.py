@@ -19,7 +19,7 @@ from midstream.v1 import generation_service_pb2_grpc as wire_grpc
 from midstream.v1 import run_pb2
 from midstream_simulator import Role, Simulator, Stall, Text, ToolCall
 
-_BLOCKING_BYTES = 1_500_000
+BLOCKING_BYTES = 1_500_000
 """More than gRPC takes before a reader that does not read holds us up."""
 
 
@@ -44,7 +44,7 @@ POSITIONS = (
     Position("mid token, 1,000/s", "bench-n100000-r1000", 340),
     Position("upstream stalls", "stall-5", 5),
     Position("inside a tool call", "half-a-call", 5),
-    Position("our reader is blocked", "flood", 0, sent_bytes=_BLOCKING_BYTES),
+    Position("our reader is blocked", "flood", 0, sent_bytes=BLOCKING_BYTES),
     Position("dropped call, 100/s", "bench-n100000-r100", 85, by_call=True),
     Position("dropped call, 1,000/s", "bench-n100000-r1000", 340, by_call=True),
 )
@@ -68,12 +68,13 @@ async def measure(trials: int) -> str:
                 stub = wire_grpc.GenerationServiceStub(channel)
                 rows = [["position", "median ms", "max ms", "overshoot median", "overshoot max"]]
                 for position in POSITIONS:
-                    done = [await _trial(simulator, stub, position) for _ in range(trials + 1)][1:]
+                    done = [await try_cancel(simulator, stub, position) for _ in range(trials + 1)][1:]
                     rows.append(_row(position, done))
     return table(rows)
 
 
-async def _trial(simulator: Simulator, stub: "wire_grpc.GenerationServiceAsyncStub", position: Position) -> Trial:
+async def try_cancel(simulator: Simulator, stub: "wire_grpc.GenerationServiceAsyncStub", position: Position) -> Trial:
+    """One run, stopped in this position."""
     seen = len(simulator.requests)
     run_id = str(uuid.uuid4())
     part = run_pb2.Part(text=run_pb2.Text(text="hi"))

@@ -43,14 +43,16 @@ def child(arguments: Sequence[str], cores: set[int]) -> Iterator[tuple[subproces
 
 
 @contextmanager
-def midstream(base_url: str, store: str = "") -> Iterator[tuple[subprocess.Popen[str], int]]:
+def midstream(
+    base_url: str, store: str = "", dialect: str = "openai-chat"
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A real server in front of an upstream `up` at this address; store "" is a SQLite file of its own."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "midstream.toml")
         config.write_text(
             f'listen = "127.0.0.1:0"\nstore = "{store or f"sqlite:///{folder}/runs.db"}"\n'
             f'[log]\nlevel = "error"\n[local]\nenabled = false\n'
-            f'[upstreams.up]\ndialect = "openai-chat"\nbase_url = "{base_url}"\n'
+            f'[upstreams.up]\ndialect = "{dialect}"\nbase_url = "{base_url}"\n'
         )
         arguments = ("-m", "midstream_server", "serve", "--config", str(config))
         with child(arguments, MEASURED_CORE) as (process, line):

@@ -8,10 +8,8 @@ from hypothesis import strategies as st
 
 from midstream_server.errors import (
     RunFailure,
-    UpstreamMalformed,
     UpstreamRateLimited,
     UpstreamRejected,
-    UpstreamTruncated,
     UpstreamUnavailable,
 )
 from midstream_server.upstreams.anthropic import AnthropicDialect
@@ -27,53 +25,6 @@ def _data(value: object) -> bytes:
     return b"data: " + json.dumps(value).encode() + b"\n\n"
 
 
-def _say(text: str) -> bytes:
-    return _data({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}})
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"data: {nonsense}\n\n",
-        b'event: content_block_delta\ndata: {"type": [\n\n',
-        b"<!DOCTYPE html>\n<html>",
-        b"  \n<html>",
-        b'{"type": "message", "content": [{"type": "text", "text": "Hi"}]}',
-        b"data: " + b"[" * 200_000 + b"\n\n",
-        b"data: " + b"9" * 5_000 + b"\n\n",
-        b"event: ping\ndata: " + b"x" * 4_200_000,
-        b"event: ping\ndata: " + b"x" * 4_200_000 + b"\n\n",
-    ],
-    ids=lambda body: repr(body[:20]),
-)
-def test_malformed(body: bytes):
-    """What is no JSON, or no event stream; the text before it stays."""
-    result = _parse(_say("Hi") * (b"<" not in body), body, b"\n\n")
-
-    assert type(result.failure) is UpstreamMalformed
-    assert result.text() == ("" if b"<" in body else "Hi")
-
-
-@pytest.mark.parametrize("body", [b"", b"\n\n", b": nothing\n\n", b"event: ping\ndata: {}\n\n", b'{"error'])
-def test_empty_answer_is_a_truncation(body: bytes):
-    """No output and no finish."""
-    assert type(_parse(body).failure) is UpstreamTruncated
-
-
-def test_bytes_that_are_no_utf8_become_replacement_characters():
-    """One bad byte does not cost the stream."""
-    assert _parse(_say("a?b").replace(b"?", b"\xff")).text() == "a\ufffdb"
-
-
-def test_no_event_follows_a_failure():
-    """A parser that failed is silent."""
-    parser = AnthropicDialect().parser(Profile())
-    parser.feed(_data({"type": "error", "error": {"message": "no"}}))
-
-    assert parser.feed(_say("x")) == []
-    assert parser.close() == []
-
-
 WORDS = st.sampled_from(
     [
         *("type", "index", "delta", "content_block", "message", "usage", "error", "text", "thinking", "signature"),
@@ -85,7 +36,7 @@ WORDS = st.sampled_from(
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | WORDS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=5),
-    max_leaves=10,
+    max_leaves=5,
 )
 BLOCKS = st.sampled_from(["text", "thinking", "redacted_thinking", "tool_use", "server_tool_use", "other"])
 DELTAS = st.sampled_from(
@@ -118,18 +69,7 @@ EVENTS = st.one_of(
 )
 
 
-@given(st.lists(st.binary(max_size=40) | VALUES.map(_data), max_size=6))
-def test_nothing_raises(pieces: list[bytes]):
-    """Whatever an upstream sends, a parser answers with events, the same ones however it is cut."""
-    body = b"".join(pieces)
-
-    result = _parse(*pieces)
-
-    assert result.failure is not None or result.finishes
-    assert _parse(*(body[i : i + 1] for i in range(len(body)))).summary() == result.summary()
-
-
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.lists(EVENTS, max_size=8))
 def test_odd_events_raise_nothing(events: list[object]):
     """Events that look almost right, in any order: parts keep their kind, and nothing is said of one that has ended."""
@@ -184,14 +124,3 @@ def test_error_statuses(status: int, body: object, failure: type[RunFailure], co
 
     assert type(mapped) is failure
     assert (mapped.http_status, mapped.provider_code, mapped.message) == (status, code, message)
-
-
-def test_long_words_are_cut():
-    """At most 1 KiB of a provider's words, whole characters, in a frame as under a status."""
-    error = {"type": "error", "error": {"type": "t" * 500, "message": "ü" * 2000}}
-    mapped = AnthropicDialect().map_error(500, json.dumps(error).encode())
-
-    for failure in (mapped, _parse(_data(error)).failure):
-        assert failure is not None
-        assert failure.message == "ü" * 512
-        assert len(failure.provider_code) == 128

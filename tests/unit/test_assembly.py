@@ -65,6 +65,21 @@ async def test_fields_of_a_profile_are_added_to_those_of_its_default(configs: li
     assert found["mistral"].parameter_fields == {**PRESETS["mistral"].profile.parameter_fields, "seed": "s"}
 
 
+async def test_what_a_stop_does_is_configured(configs: list[HttpUpstreamConfig]):
+    """A hang-up, unless the profile says drain; then with caps. No preset drains: no provider says that one must."""
+    profile = {"on_cancel": "drain", "drain_timeout": "90s", "drain_output_tokens": 5, "blocked_prompt_codes": ["no"]}
+    endpoint = {"dialect": "openai-chat", "base_url": "http://127.0.0.1:9/v1"}
+    drained = UpstreamSettings.model_validate({**endpoint, "profile": profile})
+
+    async with _assembled(drained=drained, plain=UpstreamSettings.model_validate(endpoint)):
+        found = {each.name: each.profile for each in configs}
+
+    caps = [(each.on_cancel, each.drain_seconds, each.drain_output_tokens) for each in found.values()]
+    assert caps == [("drain", 90.0, 5), ("abort", 60.0, 10_000)]
+    assert found["drained"].blocked_prompt_codes == ("no",)
+    assert {preset.profile.on_cancel for preset in PRESETS.values()} == {"abort"}
+
+
 @pytest.mark.parametrize(
     ("settings", "word"),
     [

@@ -7,6 +7,7 @@ from midstream_server.cli.configuration import Configuration
 from midstream_server.cli.discovery import AVAILABLE_DIALECTS, discover, ollama_address
 from midstream_server.errors import InvalidSettings
 from midstream_server.settings import LocalSettings, Settings, UpstreamSettings
+from midstream_server.upstreams.profiles import PRESETS
 
 
 def found(environment: dict[str, str], settings: Settings | None = None, dialects: frozenset[str] | None = None):
@@ -77,6 +78,73 @@ def test_a_dialect_that_this_version_lacks_enables_nothing():
 def test_a_key_for_a_server_of_ones_own_enables_nothing():
     """Nobody knows whether one runs, or where."""
     assert set(found({"VLLM_API_KEY": "x", "AZURE_OPENAI_API_KEY": "x"})) == {"local"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "variable"),
+    [
+        ({"GEMINI_API_KEY": "x"}, "GEMINI_API_KEY"),
+        ({"GOOGLE_API_KEY": "x"}, "GOOGLE_API_KEY"),
+        ({"GEMINI_API_KEY": "x", "GOOGLE_API_KEY": "y"}, "GOOGLE_API_KEY"),
+        ({"GEMINI_API_KEY": "x", "GOOGLE_API_KEY": " "}, "GEMINI_API_KEY"),
+    ],
+)
+def test_of_two_usual_variables_the_provider_says_which_counts(environment: dict[str, str], variable: str):
+    """Google's libraries prefer GOOGLE_API_KEY; so with a preset in the configuration, too."""
+    chosen = Settings(upstreams={"g": UpstreamSettings(dialect="gemini", preset="gemini")})
+
+    assert found(environment, dialects=AVAILABLE_DIALECTS)["gemini"].api_key_env == variable
+    assert found(environment, chosen, AVAILABLE_DIALECTS)["g"].api_key_env == variable
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"),
+    [
+        ("openai", "OPENAI_API_KEY"),
+        ("anthropic", "ANTHROPIC_API_KEY"),
+        ("gemini", "GEMINI_API_KEY"),
+        ("groq", "GROQ_API_KEY"),
+        ("openrouter", "OPENROUTER_API_KEY"),
+        ("deepseek", "DEEPSEEK_API_KEY"),
+        ("mistral", "MISTRAL_API_KEY"),
+        ("xai", "XAI_API_KEY"),
+        ("together", "TOGETHER_API_KEY"),
+        ("fireworks", "FIREWORKS_API_KEY"),
+        ("perplexity", "PERPLEXITY_API_KEY"),
+    ],
+)
+def test_every_provider_is_there_with_its_key(name: str, variable: str):
+    """With no configuration at all; the address is the provider's own."""
+    upstream = found({variable: "x"}, dialects=AVAILABLE_DIALECTS)[name]
+
+    assert (upstream.api_key_env, upstream.preset) == (variable, name)
+    assert upstream.base_url == PRESETS[name].base_url
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "base_url"),
+    [
+        ("https://mine.openai.azure.com/", "https://mine.openai.azure.com/openai/v1"),
+        ("https://mine.openai.azure.com/openai/v1/", "https://mine.openai.azure.com/openai/v1"),
+    ],
+)
+def test_azure_is_there_with_its_key_and_its_address(endpoint: str, base_url: str):
+    """Every resource has an address of its own, which its usual variable holds."""
+    environment = {"AZURE_OPENAI_API_KEY": "x", "AZURE_OPENAI_ENDPOINT": endpoint}
+
+    configured = Settings(upstreams={"mine": UpstreamSettings(dialect="openai-chat", preset="azure")})
+
+    for azure in (found(environment)["azure"], found(environment, configured)["mine"]):
+        assert (azure.base_url, azure.api_key_env) == (base_url, "AZURE_OPENAI_API_KEY")
+
+
+def test_a_key_goes_to_the_address_that_the_environment_names_for_it():
+    """A proxy's key is not shown to the provider."""
+    environment = {"OPENAI_API_KEY": "x", "OPENAI_BASE_URL": "http://proxy.example:4000/v1/"}
+
+    assert found(environment)["openai"].base_url == "http://proxy.example:4000/v1"
+    with pytest.raises(InvalidSettings, match="OPENAI_BASE_URL"):
+        found(environment | {"OPENAI_BASE_URL": "proxy.example:4000"})
 
 
 def test_a_preset_completes_what_is_configured():

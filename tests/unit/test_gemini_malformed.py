@@ -22,19 +22,6 @@ def _data(value: object) -> bytes:
     return b"data: " + json.dumps(value).encode() + b"\n\n"
 
 
-@pytest.mark.parametrize(
-    "body",
-    [b"data: {nonsense}\n\n", b'data: {"candidates": [\n\n', b"data: " + b"[" * 200_000, b"data: " + b"x" * 4_200_000],
-    ids=lambda body: repr(body[:20]),
-)
-def test_malformed_events(body: bytes):
-    """What is no JSON."""
-    result = _parse(_data(HELLO), body, b"\n\n")
-
-    assert type(result.failure) is UpstreamMalformed
-    assert result.text() == "Hi"
-
-
 @pytest.mark.parametrize("rest", [b"nonsense", b"{a}", b'{"a":"' + b"x" * 4_200_000, b"}", b'{"a"]]}', b'"text"'])
 def test_malformed_arrays(rest: bytes):
     """What is no object where one should be, or too large."""
@@ -44,14 +31,8 @@ def test_malformed_arrays(rest: bytes):
     assert result.text() == "Hi"
 
 
-@pytest.mark.parametrize("body", [b"<!DOCTYPE html>\n<html>", b"  \n<html>"])
-def test_markup(body: bytes):
-    """A page is no stream."""
-    assert type(_parse(body).failure) is UpstreamMalformed
-
-
-@pytest.mark.parametrize("body", [b"", b"\n\n", b": nothing\n\n", b"data:\n\n", b'{"error', b"[", b"[]", b" " * 9000])
-def test_empty_answer_is_a_truncation(body: bytes):
+@pytest.mark.parametrize("body", [b'[{"error', b"[", b"[]", b" " * 9000])
+def test_empty_array_is_a_truncation(body: bytes):
     """No output and no finish."""
     assert type(_parse(body).failure) is UpstreamTruncated
 
@@ -61,14 +42,6 @@ def test_bytes_that_are_no_utf8_become_replacement_characters():
     body = b'[{"candidates":[{"content":{"parts":[{"text":"a\xffb"}]},"finishReason":"STOP"}]}]'
 
     assert _parse(body).text() == "a\ufffdb"
-
-
-def test_long_words_are_cut():
-    """At most 1 KiB of a provider's words, whole characters."""
-    failure = _parse(_data({"error": {"message": "ü" * 2000, "status": "c" * 500}})).failure
-
-    assert failure is not None
-    assert (failure.message, len(failure.provider_code)) == ("ü" * 512, 128)
 
 
 def test_names_that_never_stop_changing_are_not_told_for_ever():
@@ -117,17 +90,6 @@ VALUES = st.recursive(
 )
 
 
-@given(st.lists(st.binary(max_size=40) | VALUES.map(_data), max_size=6))
-def test_nothing_raises(pieces: list[bytes]):
-    """Whatever an upstream sends, a parser answers with events, the same ones however it is cut."""
-    body = b"".join(pieces)
-
-    result = _parse(*pieces)
-
-    assert result.failure is not None or result.finishes
-    assert _parse(*(body[i : i + 1] for i in range(len(body)))).summary() == result.summary()
-
-
 @given(st.lists(st.binary(max_size=20) | VALUES.map(lambda value: json.dumps(value).encode() + b","), max_size=6))
 def test_nothing_raises_in_an_array(pieces: list[bytes]):
     """Nor where the chunks stand in an array."""
@@ -170,12 +132,3 @@ def test_odd_parts_raise_nothing(chunks: list[object]):
     result = _parse(*map(_data, chunks))
 
     assert result.failure is not None or result.finishes
-
-
-def test_no_event_follows_a_failure():
-    """A parser that failed is silent."""
-    parser = GeminiDialect().parser(Profile())
-    parser.feed(_data({"error": {"message": "no"}}))
-
-    assert parser.feed(_data(HELLO)) == []
-    assert parser.close() == []

@@ -8,7 +8,7 @@ import pytest
 from gemini_streams import body_of, early_events, finishes, parsed, read, signature
 from midstream_server.model import Annotation, BlobDelta, FinishReason, PartState, TokenLogprob
 from midstream_server.upstreams.base import PartDelta
-from midstream_server.upstreams.gemini_arguments import PartialArguments, Segment, parse_path
+from midstream_server.upstreams.gemini.arguments import PartialArguments, Segment, parse_path
 
 COMPLETE = PartState.COMPLETE
 

@@ -19,11 +19,12 @@ from midstream_server.errors import (
     UpstreamUnavailable,
 )
 from midstream_server.model import Message, ModelInfo, Part, Prompt, Role, Text
-from midstream_server.upstreams.base import CallOptions, EventIgnored, UpstreamBatch
+from midstream_server.upstreams.base import CallOptions, DrainCaps, EventIgnored, UpstreamBatch
 from midstream_server.upstreams.local import LocalEngine
 from midstream_server.upstreams.local_upstream import LocalUpstream
 
 LISTENS = "import sys; print('local engine listening on http://127.0.0.1:9', flush=True); sys.stdin.read()"
+CAPS = DrainCaps(seconds=1, output_tokens=1)
 PROMPT = Prompt(messages=(Message(role=Role.USER, parts=(Part(content=Text(text="hello")),)),))
 
 
@@ -61,6 +62,9 @@ class FakeCall:
 
     def abort(self) -> None:
         self.aborted = True
+
+    def drain(self) -> DrainCaps | None:
+        return CAPS
 
 
 @dataclass
@@ -266,6 +270,27 @@ async def test_engine_that_dies_before_its_first_word_is_replaced(local):
     assert call.attempts == 2
     assert len(set(deaths)) == 3
     assert [made.calls[0].exits for made in local.made[1:]] == [1, 1, 1]
+
+
+async def test_drained_call_of_an_engine_that_dies_is_not_made_again(local):
+    """Nobody wants its answer; before the engine was asked there is nothing to drain."""
+
+    async def die() -> None:
+        caps.append(call.drain())
+        local.kill()
+        assert await local.engine.has_died()
+        raise UpstreamUnavailable("gone")
+
+    call, caps = local.call(), []
+    caps.append(call.drain())
+    local.before = die
+
+    async with call:
+        with pytest.raises(UpstreamUnavailable, match="gone"):
+            await collect(call)
+
+    assert caps == [None, CAPS]
+    assert call.attempts == 1
 
 
 async def test_failure_of_an_engine_that_lives_is_the_calls(local):

@@ -1,12 +1,9 @@
 """Ollama streams, written by hand: one per rule, whole and cut; and those that are not as they should be."""
 
 import itertools
-import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from midstream_server.errors import (
     RunFailure,
@@ -18,12 +15,12 @@ from midstream_server.errors import (
 )
 from midstream_server.model import FinishReason, PartState, TokenCount, TokenLogprob, Usage, UsageSource
 from midstream_server.upstreams.base import Profile, ResponseStarted
-from midstream_server.upstreams.ndjson import NdjsonDecoder
 from midstream_server.upstreams.ollama import OllamaDialect
+from midstream_server.upstreams.wire.frame import Frame
+from midstream_server.upstreams.wire.ndjson import NdjsonDecoder
 from stream_folding import Folded, parse
 
 STREAMS = Path(__file__).resolve().parent.parent / "streams" / "ollama"
-NAMES = sorted(path.stem for path in STREAMS.iterdir())
 COMPLETE = PartState.COMPLETE
 TIMINGS = {"total_duration": "90", "load_duration": "10", "prompt_eval_duration": "20", "eval_duration": "60"}
 
@@ -56,39 +53,16 @@ def _usage(**counts: int) -> Usage:
 
 def _lines(*pieces: bytes) -> list[bytes]:
     decoder = NdjsonDecoder()
-    return [*itertools.chain.from_iterable(map(decoder.feed, pieces)), *decoder.close()]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_cut_at_every_byte(name: str):
-    """In two pieces, wherever the cut is, and in single bytes, a stream says what it says whole."""
-    body = _body(name)
-    lines, whole = _lines(body), _parse(body).summary()
-
-    for position in range(1, len(body)):
-        assert _lines(body[:position], body[position:]) == lines, position
-        assert _parse(body[:position], body[position:]).summary() == whole, position
-    assert _parse(*(body[i : i + 1] for i in range(len(body)))).summary() == whole
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_other_line_ends(name: str):
-    """CRLF and CR are the same, behind a byte order mark."""
-    body = _body(name)
-    whole = _parse(body).summary()
-
-    for end in (b"\r\n", b"\r"):
-        converted = b"\xef\xbb\xbf" + body.replace(b"\n", end)
-        assert _parse(converted).summary() == whole
-        assert _parse(*(converted[i : i + 1] for i in range(len(converted)))).summary() == whole
+    frames = [*itertools.chain.from_iterable(map(decoder.feed, pieces)), *decoder.close()]
+    return [frame.data for frame in frames]
 
 
 def test_line_that_never_ends():
     """Is given up at 4 MiB, and nothing comes after it."""
     decoder = NdjsonDecoder()
 
-    assert decoder.feed(b"a\n" + b"x" * 4_194_305) == [b"a"]
-    assert decoder.overflowed
+    assert decoder.feed(b"a\n" + b"x" * 4_194_305) == [Frame(b"a")]
+    assert decoder.failure
     assert (decoder.feed(b"\nb\n"), decoder.close()) == ([], [])
 
 
@@ -98,14 +72,6 @@ def test_large_line():
 
     assert _lines(line + b"\n") == [line]
     assert _lines(line[:7], line[7:], b"\n") == [line]
-
-
-def test_unterminated_last_line_counts():
-    """If it is whole JSON; half a line is a truncation."""
-    assert _read("unterminated").text() == "Rainbow"
-    assert _finishes(_read("unterminated")) == [(FinishReason.STOP, "stop")]
-    assert _read("cut-line").text() == "Rain"
-    assert type(_read("cut-line").failure) is UpstreamTruncated
 
 
 # --- Parts -----------------------------------------------------------------------------------------------------------
@@ -243,7 +209,7 @@ ERRORS: dict[str, tuple[type[RunFailure], str, str, str]] = {
     "error-status": (UpstreamRateLimited, "429", "slow down", "Half"),
     "error-object": (UpstreamUnavailable, "", "Boom", "Half"),
     "error-after-finish": (UpstreamUnavailable, "", "Boom", "Almost"),
-    "not-json": (UpstreamMalformed, "", "a line of the upstream is not JSON", "Half"),
+    "not-json": (UpstreamMalformed, "", "an event of the upstream is not JSON", "Half"),
 }
 
 
@@ -265,72 +231,3 @@ def test_error_after_the_finish_keeps_it():
 
     assert _finishes(result) == [(FinishReason.STOP, "stop")]
     assert result.usage == _usage(input=7, output=3)
-
-
-@pytest.mark.parametrize(
-    ("status", "failure"),
-    [
-        (400, UpstreamRejected),
-        (404, UpstreamRejected),
-        (408, UpstreamUnavailable),
-        (429, UpstreamRateLimited),
-        (500, UpstreamUnavailable),
-        (503, UpstreamUnavailable),
-        (302, UpstreamMalformed),
-    ],
-)
-def test_http_errors(status: int, failure: type[RunFailure]):
-    """By the status; the body has the words."""
-    found = OllamaDialect().map_error(status, b'{"error": "model \'x\' not found"}')
-    bare = OllamaDialect().map_error(status, b"<html>")
-
-    assert (type(found), type(bare)) == (failure, failure)
-    assert (found.message, found.http_status) == ("model 'x' not found", status)
-    assert bare.message == f"the upstream answered with HTTP status {status}"
-
-
-def test_long_words_are_cut():
-    """At most 1 KiB of a provider's words, whole characters."""
-    failure = _parse(json.dumps({"error": "ü" * 2000}).encode()).failure
-
-    assert failure is not None
-    assert failure.message == "ü" * 512
-
-
-@pytest.mark.parametrize("body", [b"{" * 200_000 + b"\n", b"x" * 4_200_000, b"<html>\n"], ids=["deep", "long", "html"])
-def test_malformed(body: bytes):
-    """What is no JSON, or too large."""
-    assert type(_parse(body).failure) is UpstreamMalformed
-
-
-def test_no_event_follows_a_failure():
-    """A parser that failed is silent."""
-    parser = OllamaDialect().parser(Profile())
-    parser.feed(b'{"error": "no"}\n')
-
-    assert parser.feed(_body("text")) == []
-    assert parser.close() == []
-
-
-WORDS = st.sampled_from(
-    [
-        *("model", "message", "content", "thinking", "tool_calls", "function", "name", "arguments", "id", "done"),
-        *("done_reason", "stop", "error", "status_code", "logprobs", "token", "images", "eval_count", "created_at"),
-    ]
-)
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | WORDS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=5),
-    max_leaves=10,
-)
-
-
-@given(st.lists(st.binary(max_size=40) | VALUES.map(lambda value: json.dumps(value).encode() + b"\n"), max_size=6))
-def test_nothing_raises(pieces: list[bytes]):
-    """Whatever an upstream sends, a parser answers with events, the same ones however it is cut."""
-    body = b"".join(pieces)
-
-    result = _parse(*pieces)
-
-    assert result.failure is not None or result.finishes
-    assert _parse(*(body[i : i + 1] for i in range(len(body)))).summary() == result.summary()

@@ -196,6 +196,13 @@ def test_parameters_by_profile():
     assert _body(profile=profile)["keep_alive"] == -1
 
 
+def test_what_an_endpoint_needs_comes_over_what_is_asked_for():
+    """Also where both set the same field."""
+    asked = GenerationParameters(reasoning=ReasoningParameters(include=True))
+
+    assert _body(profile=Profile(extra_body={"think": False}), parameters=asked)["think"] is False
+
+
 def test_provider_options():
     """Among the options those that the request does not set."""
     body = _build(PROMPTS["options"])

@@ -1,6 +1,5 @@
 """Chat Completions streams, written by hand: one per rule of DESIGN §5, whole and cut."""
 
-import itertools
 import json
 from pathlib import Path
 
@@ -16,11 +15,9 @@ from midstream_server.errors import (
 from midstream_server.model import Annotation, FinishReason, PartState, TokenCount, TokenLogprob, Usage, UsageSource
 from midstream_server.upstreams.base import Profile
 from midstream_server.upstreams.openai_chat import OpenAIChatDialect
-from midstream_server.upstreams.sse import SseDecoder, SseEvent
 from stream_folding import Folded, parse
 
 STREAMS = Path(__file__).resolve().parent.parent / "streams" / "openai_chat"
-NAMES = sorted(path.stem for path in STREAMS.glob("*.sse"))
 COMPLETE = PartState.COMPLETE
 FINAL, RUNNING = UsageSource.UPSTREAM_FINAL, UsageSource.UPSTREAM_RUNNING
 OPTIONAL_FINISH = Profile(finish_reason_required=False)
@@ -28,11 +25,6 @@ OPTIONAL_FINISH = Profile(finish_reason_required=False)
 
 def _parse(*pieces: bytes, profile: Profile | None = None) -> Folded:
     return parse(OpenAIChatDialect().parser(profile or Profile()), pieces)
-
-
-def _frames(*pieces: bytes) -> list[SseEvent]:
-    decoder = SseDecoder()
-    return [*itertools.chain.from_iterable(map(decoder.feed, pieces)), *decoder.close()]
 
 
 def _read(name: str, profile: Profile | None = None) -> Folded:
@@ -53,50 +45,7 @@ def _usage(source: UsageSource, **counts: int) -> Usage:
     return Usage(**values, other=other)
 
 
-# --- Cuts ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_cut_at_every_byte(name: str):
-    """In two pieces a stream has the same frames, wherever the cut is; and it says what it says whole."""
-    body = (STREAMS / f"{name}.sse").read_bytes()
-    frames, whole = _frames(body), _parse(body).summary()
-
-    for position in range(1, len(body)):
-        assert _frames(body[:position], body[position:]) == frames, position
-    for position in range(1, len(body), 1 + len(body) // 100):
-        assert _parse(body[:position], body[position:]).summary() == whole, position
-    assert _parse(*(body[i : i + 1] for i in range(len(body)))).summary() == whole
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_other_line_ends(name: str):
-    """CRLF and CR are the same, in one piece and in single bytes."""
-    body = (STREAMS / f"{name}.sse").read_bytes()
-    whole = _parse(body).summary()
-
-    for end in (b"\r\n", b"\r"):
-        converted = b"\xef\xbb\xbf" + body.replace(b"\n", end)
-        if b"{\n" not in body:  # bare JSON over several lines keeps its line ends as white space
-            assert _parse(converted).summary() == whole
-        assert _parse(*(converted[i : i + 1] for i in range(len(converted)))).summary() == whole
-
-
 # --- Rules -----------------------------------------------------------------------------------------------------------
-
-
-def test_unterminated_last_event_counts():
-    """Rule 1: if its data is whole JSON."""
-    assert _read("unterminated-last-event").text() == "Rainbow"
-    assert _finishes(_read("unterminated-last-event")) == [(FinishReason.STOP, "stop")]
-
-
-def test_cut_last_event_does_not_count():
-    """Rule 1: half an event is the sign of a truncation, not of malformed output."""
-    result = _read("cut-last-event")
-
-    assert result.text() == "Rain"
-    assert type(result.failure) is UpstreamTruncated
 
 
 def test_only_choice_0_is_the_message():
@@ -144,6 +93,51 @@ def test_tool_calls_without_id_get_one():
     assert calls[0][0].startswith("call_")
     assert calls[0][0] != calls[1][0]
     assert calls == _read("tools-without-id").calls()
+
+
+def test_pieces_whose_head_is_repeated_without_an_index():
+    """Rule 3: they go on with the call as long as its arguments are not whole; then another call begins."""
+    calls = _read("name-in-every-piece").calls()
+
+    assert [call[1:] for call in calls] == [("find", '{"q":1}'), ("find", '{"q":2}')]
+    assert calls[0][0] != calls[1][0]
+
+
+def test_calls_that_share_an_index_and_have_no_ids():
+    """What follows whole arguments is another call: together they would be no JSON."""
+    calls = _read("index-of-all-calls").calls()
+
+    assert [call[1:] for call in calls] == [("find", '{"q":1}'), ("find", '{"q":2}'), ("open", "{}")]
+
+
+def test_a_stop_with_calls_waits_for_tools():
+    """OpenAI says `stop` where the request names the tool; its word is kept."""
+    assert _finishes(_read("stop-with-calls")) == [(FinishReason.TOOL_CALLS, "stop")]
+
+
+def test_an_answer_that_broke_off_has_failed():
+    """Some have a word for that, with an error beside it or without: the model did not finish."""
+    for name, words in (("broken-off", "the upstream broke its answer off"), ("broken-off-with-error", "Provider")):
+        result = _read(name)
+
+        assert _finishes(result) == [(None, "error")]
+        assert type(result.failure) is UpstreamUnavailable
+        assert result.failure.message.startswith(words)
+        assert result.text() == "Half"
+
+
+def test_a_message_that_comes_whole():
+    """From a gateway that only looks as if it streamed."""
+    assert _read("whole-message").text() == "All at once"
+    assert _read("whole-message").usage == _usage(FINAL, input=2, output=3)
+
+
+def test_an_account_before_the_text_is_a_running_one():
+    """Rule 6: it counts nothing of what comes after it. Nulls, empty words and chunks without choices say nothing."""
+    result = _read("account-before-the-text")
+
+    assert (result.text(), result.finishes, result.ignored) == ("Hi", [], [])
+    assert result.usage == _usage(RUNNING, input=5, output=0)
 
 
 def test_legacy_function_call():
@@ -229,6 +223,7 @@ ERRORS: dict[str, tuple[type[RunFailure], str, str, str]] = {
     "error-in-chunk": (UpstreamUnavailable, "502", "Provider returned error", "Half way"),
     "error-in-choice": (UpstreamRejected, "403", "Flagged", "Half"),
     "error-as-object": (UpstreamRejected, "NotFoundError", "No such model", "Half"),
+    "error-typed": (UpstreamUnavailable, "overloaded", "Come back", "Half"),
     "error-in-list": (UpstreamRateLimited, "RESOURCE_EXHAUSTED", "Quota", ""),
 }
 

@@ -5,13 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from midstream_server.upstreams import (
-    anthropic_request,
-    gemini_request,
-    ollama_request,
-    openai_chat_request,
-    openai_responses_request,
-)
+from midstream_server.upstreams import ollama
+from midstream_server.upstreams.anthropic import request as anthropic_request
+from midstream_server.upstreams.gemini import request as gemini_request
+from midstream_server.upstreams.openai_chat import request as openai_chat_request
+from midstream_server.upstreams.openai_responses import request as openai_responses_request
 
 PAGE = Path(__file__).parents[2] / "docs/provider-options.md"
 LISTS = {
@@ -19,7 +17,7 @@ LISTS = {
     "openai-responses": openai_responses_request._OPTIONS,
     "anthropic": anthropic_request._OPTIONS,
     "gemini": gemini_request._OPTIONS | {"generationConfig", "candidateCount", "tools"},
-    "ollama": ollama_request._OPTIONS,
+    "ollama": ollama._OPTIONS,
 }
 
 

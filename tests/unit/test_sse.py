@@ -7,55 +7,56 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midstream_server.upstreams.sse import MAX_EVENT_BYTES, SseDecoder, SseEvent
+from midstream_server.upstreams.wire.frame import MAX_FRAME_BYTES, Frame
+from midstream_server.upstreams.wire.sse import SseDecoder
 
 
-def _decode(*pieces: bytes) -> list[SseEvent]:
+def _decode(*pieces: bytes) -> list[Frame]:
     decoder = SseDecoder()
     return [*itertools.chain.from_iterable(map(decoder.feed, pieces)), *decoder.close()]
 
 
 FRAMES = {
-    "line feeds": (b"data: a\n\ndata: b\n\n", [SseEvent(b"a"), SseEvent(b"b")]),
-    "carriage returns": (b"data: a\r\rdata: b\r\r", [SseEvent(b"a"), SseEvent(b"b")]),
-    "both": (b"data: a\r\n\r\ndata: b\r\n\r\n", [SseEvent(b"a"), SseEvent(b"b")]),
+    "line feeds": (b"data: a\n\ndata: b\n\n", [Frame(b"a"), Frame(b"b")]),
+    "carriage returns": (b"data: a\r\rdata: b\r\r", [Frame(b"a"), Frame(b"b")]),
+    "both": (b"data: a\r\n\r\ndata: b\r\n\r\n", [Frame(b"a"), Frame(b"b")]),
     "mixed": (
         b"data: a\n\r\ndata: b\r\ndata: c\r\n\rdata: d\r\r\n",
-        [SseEvent(b"a"), SseEvent(b"b\nc"), SseEvent(b"d")],
+        [Frame(b"a"), Frame(b"b\nc"), Frame(b"d")],
     ),
-    "byte order mark": (b"\xef\xbb\xbfdata: a\n\n", [SseEvent(b"a")]),
-    "comments": (b": x\n\n:\ndata: a\n: y\n\n: z\n\n", [SseEvent(b"a")]),
-    "no space": (b"data:a\n\ndata:  b\n\n", [SseEvent(b"a"), SseEvent(b" b")]),
-    "several lines": (b"data: a\ndata\ndata: b\n\n", [SseEvent(b"a\n\nb")]),
-    "names": (b"event: x\ndata: a\n\ndata: b\n\n", [SseEvent(b"a", b"x"), SseEvent(b"b")]),
+    "byte order mark": (b"\xef\xbb\xbfdata: a\n\n", [Frame(b"a")]),
+    "comments": (b": x\n\n:\ndata: a\n: y\n\n: z\n\n", [Frame(b"a")]),
+    "no space": (b"data:a\n\ndata:  b\n\n", [Frame(b"a"), Frame(b" b")]),
+    "several lines": (b"data: a\ndata\ndata: b\n\n", [Frame(b"a\n\nb")]),
+    "names": (b"event: x\ndata: a\n\ndata: b\n\n", [Frame(b"a", b"x"), Frame(b"b")]),
     "names of several lines": (
         b"event: x\ndata: a\ndata: b\n\nevent:y\ndata:c\nid: 7\n\n",
-        [SseEvent(b"a\nb", b"x"), SseEvent(b"c", b"y")],
+        [Frame(b"a\nb", b"x"), Frame(b"c", b"y")],
     ),
-    "name without data": (b"event: x\n\ndata: b\n\n", [SseEvent(b"b")]),
-    "error without data": (b"event: error\n\n", [SseEvent(b"", b"error")]),
-    "error field": (b"error: {}\n\n", [SseEvent(b"", error=b"{}")]),
-    "other fields": (b"id: 7\nretry: 1\ndata: a\nfoo: b\nbar\n\n", [SseEvent(b"a")]),
-    "blank lines": (b"\n\n\n\ndata: a\n\n\n\ndata: b\n\n\n", [SseEvent(b"a"), SseEvent(b"b")]),
+    "name without data": (b"event: x\n\ndata: b\n\n", [Frame(b"b")]),
+    "error without data": (b"event: error\n\n", [Frame(b"", b"error")]),
+    "error field": (b"error: {}\n\n", [Frame(b"", error=b"{}")]),
+    "other fields": (b"id: 7\nretry: 1\ndata: a\nfoo: b\nbar\n\n", [Frame(b"a")]),
+    "blank lines": (b"\n\n\n\ndata: a\n\n\n\ndata: b\n\n\n", [Frame(b"a"), Frame(b"b")]),
     "separators of text": (
         "data: a\u2028b\u0085c\u2029\x0b\x0c\x1c\n\n".encode(),
-        [SseEvent("a\u2028b\u0085c\u2029\x0b\x0c\x1c".encode())],
+        [Frame("a\u2028b\u0085c\u2029\x0b\x0c\x1c".encode())],
     ),
-    "unterminated": (b"data: a\n\ndata: b", [SseEvent(b"a"), SseEvent(b"b", unterminated=True)]),
-    "unterminated after its line": (b"data: b\n", [SseEvent(b"b", unterminated=True)]),
+    "unterminated": (b"data: a\n\ndata: b", [Frame(b"a"), Frame(b"b", unterminated=True)]),
+    "unterminated after its line": (b"data: b\n", [Frame(b"b", unterminated=True)]),
     "unterminated name": (b"event: x\n", []),
-    "bare": (b'{"a": 1}\n\n', [SseEvent(b'{"a": 1}', bare=True)]),
-    "bare, nothing after": (b'{"a": 1}', [SseEvent(b'{"a": 1}', bare=True)]),
+    "bare": (b'{"a": 1}\n\n', [Frame(b'{"a": 1}', bare=True)]),
+    "bare, nothing after": (b'{"a": 1}', [Frame(b'{"a": 1}', bare=True)]),
     "bare, on lines": (
         b'\n{\n "a": [\n1]\n}\ndata: b\n\n',
-        [SseEvent(b'{\n "a": [\n1]\n}', bare=True), SseEvent(b"b")],
+        [Frame(b'{\n "a": [\n1]\n}', bare=True), Frame(b"b")],
     ),
-    "bare, half": (b'{"a": \n', [SseEvent(b'{"a": ', bare=True, unterminated=True)]),
-    "bare, after all not": (b"{x\ndata: a\n\n", [SseEvent(b"a")]),
-    "bare, half, and an event": (b"{\n\ndata: a\n\n", [SseEvent(b"a")]),
-    "bare, half, and a named event": (b"{\n\nevent: x\ndata: a\n\n", [SseEvent(b"a", b"x")]),
-    "bare, inside an event": (b"data: a\n{}\n\n", [SseEvent(b"{}", bare=True), SseEvent(b"a")]),
-    "bare, half a character": (b'["\\ud83d"]\n', [SseEvent(b'["\\ud83d"]', bare=True)]),
+    "bare, half": (b'{"a": \n', [Frame(b'{"a": ', bare=True, unterminated=True)]),
+    "bare, after all not": (b"{x\ndata: a\n\n", [Frame(b"a")]),
+    "bare, half, and an event": (b"{\n\ndata: a\n\n", [Frame(b"a")]),
+    "bare, half, and a named event": (b"{\n\nevent: x\ndata: a\n\n", [Frame(b"a", b"x")]),
+    "bare, inside an event": (b"data: a\n{}\n\n", [Frame(b"{}", bare=True), Frame(b"a")]),
+    "bare, half a character": (b'["\\ud83d"]\n', [Frame(b'["\\ud83d"]', bare=True)]),
     "nothing": (b"", []),
 }
 
@@ -75,28 +76,28 @@ def test_events_come_as_soon_as_they_are_whole():
     """The blank line is enough, also if it is a CR whose LF has not come."""
     decoder = SseDecoder()
 
-    assert decoder.feed(b"data: a\r\n\r") == [SseEvent(b"a")]
-    assert decoder.feed(b"\ndata: b\r\n\r\n") == [SseEvent(b"b")]
+    assert decoder.feed(b"data: a\r\n\r") == [Frame(b"a")]
+    assert decoder.feed(b"\ndata: b\r\n\r\n") == [Frame(b"b")]
     assert decoder.close() == []
 
 
 def test_event_that_is_too_large():
     """One byte too many, in one piece, in many, or on many lines: what came before is given, nothing after it."""
-    largest = b"data: " + b"x" * (MAX_EVENT_BYTES - 6 - 2) + b"\n\n"
+    largest = b"data: " + b"x" * (MAX_FRAME_BYTES - 6 - 2) + b"\n\n"
 
     for body in (largest, largest.replace(b"x" * 100, b"x" * 92 + b"\ndata: y"[:8], 1)):
         assert len(_decode(b"data: a\n\n" + body)) == 2
     for body in (
         largest.replace(b"\n", b"xxxx\n", 1),
-        b"data: x\n" * (MAX_EVENT_BYTES // 8 + 1),
-        b": " + b"x" * MAX_EVENT_BYTES,
+        b"data: x\n" * (MAX_FRAME_BYTES // 8 + 1),
+        b": " + b"x" * MAX_FRAME_BYTES,
     ):
         for pieces in ([body], [body[i : i + 65_536] for i in range(0, len(body), 65_536)]):
             decoder = SseDecoder()
-            assert decoder.feed(b"data: a\n\n") == [SseEvent(b"a")]
+            assert decoder.feed(b"data: a\n\n") == [Frame(b"a")]
             for piece in pieces:
                 assert decoder.feed(piece) == []
-            assert decoder.overflowed
+            assert decoder.failure
             assert decoder.feed(b"\n\ndata: b\n\n") == []
             assert decoder.close() == []
 
@@ -108,8 +109,8 @@ def test_keep_alives_do_not_add_up():
     for _ in range(200):
         assert decoder.feed((b": " + b"x" * 60_000 + b"\n\n") * 2) == []
 
-    assert not decoder.overflowed
-    assert decoder.feed(b"data: a\n\n") == [SseEvent(b"a")]
+    assert not decoder.failure
+    assert decoder.feed(b"data: a\n\n") == [Frame(b"a")]
 
 
 def test_long_event_in_small_pieces_is_not_slow():

@@ -10,6 +10,8 @@ from dataclasses import replace
 
 from midstream_server.accumulator import payload_size, utf8_size
 from midstream_server.clock import Clock
+from midstream_server.engine.account import with_estimate
+from midstream_server.engine.drainer import Drain
 from midstream_server.engine.run_output import RunOutput
 from midstream_server.engine.stored_run import expire_time
 from midstream_server.engine.verdict import Verdict
@@ -25,10 +27,8 @@ from midstream_server.model import (
     RunProgress,
     RunSpec,
     RunState,
-    TokenCount,
     ToolCallDelta,
     Usage,
-    UsageSource,
 )
 from midstream_server.upstreams.base import (
     EventIgnored,
@@ -36,6 +36,7 @@ from midstream_server.upstreams.base import (
     ModelFinished,
     PartDelta,
     ResponseStarted,
+    StartedOver,
     UpstreamBatch,
     UpstreamCall,
     UpstreamEvent,
@@ -77,6 +78,10 @@ class LiveRun:
         """Told of every run with new output, and how many bytes wait more."""
         self.on_decided: Callable[[], None] = lambda: None
         """Told when the ending is decided."""
+        self.take_drain: Callable[[UpstreamCall, Usage | None, int], Drain | None] = _hang_up
+        """Asked, when somebody stops the run, whether the rest of the answer is read for its account."""
+        self.drain: Drain | None = None
+        """Who reads the rest of the answer, once the run is stopped. None: the upstream is closed."""
         self._clock = clock
         self._output_budget = spec.limits.output_tokens
         self._kept_bytes = 0
@@ -95,19 +100,22 @@ class LiveRun:
     def receive(self, batch: UpstreamBatch) -> None:
         """Takes in one read of the upstream. After the decision it is only counted."""
         if self.verdict.is_decided:
-            self._discarded_events += len(batch.events)
+            for event in batch.events:
+                self._discard(event)
             self._discarded_bytes += batch.wire_bytes
+            self._check_drain()
             return
         added = 0
         try:
             for event in batch.events:
                 if self.verdict.is_decided:
-                    self._discarded_events += 1
+                    self._discard(event)
                 elif type(event) is PartDelta:
                     added += self._receive_delta(event)
                 else:
                     self._receive_fact(event)
             self._check_budget()
+            self._check_drain()
         finally:
             if added:
                 self.on_output(self, added)
@@ -119,7 +127,7 @@ class LiveRun:
         # What came before is judged now, and not at once: an upstream's count comes behind its text.
         self._check_budget()
         if self.verdict.is_decided:
-            self._discarded_events += 1
+            self._discard(delta)
             return 0
         if self._first_delta_time is None:
             self._first_delta_time = self._clock.now()
@@ -128,6 +136,15 @@ class LiveRun:
             self.fail(OutputTooLarge())
             return 0
         return self.output.add(delta)
+
+    def _discard(self, event: UpstreamEvent) -> None:
+        self._discarded_events += 1
+        if self.drain is not None:
+            self.drain.note(event)
+
+    def _check_drain(self) -> None:
+        if self.drain is not None:
+            self.drain.check_caps()
 
     def _receive_fact(self, event: UpstreamEvent) -> None:
         match event:
@@ -147,6 +164,14 @@ class LiveRun:
                 self._add_metadata(metadata)
             case EventIgnored():
                 self._ignored_events += 1
+            case StartedOver():
+                self._forget_facts()
+
+    def _forget_facts(self) -> None:
+        self._usage = None
+        self._metadata.clear()
+        self._ignored_events = 0
+        self._upstream_model = self._upstream_request_id = ""
 
     def _add_metadata(self, metadata: Mapping[str, str]) -> None:
         for name, value in metadata.items():
@@ -171,8 +196,11 @@ class LiveRun:
     # --- how it ends --------------------------------------------------------------------------------------------
 
     def stop(self, intent: CancelIntent) -> None:
-        """The caller, or a rule of the caller's, stops it. The first one counts; closes the upstream at once."""
-        self._decide(self.verdict.cancel(intent))
+        """The caller, or a rule of the caller's, stops it. The first one counts.
+
+        Closes the upstream at once, or leaves the rest of its answer to a drain.
+        """
+        self._decide(self.verdict.cancel(intent), may_drain=self.verdict.marker is None)
 
     def stop_by_rule(self, reason: CancelReason, rule: str) -> None:
         """A limit that the caller set stops it."""
@@ -191,17 +219,22 @@ class LiveRun:
         if self.is_lost:
             return
         self.is_lost = True
+        if self.drain is not None:
+            self.drain.abort("lost")
         self._decide(self.verdict.fail(RunFailure("lost")))
         self.output.log.changed.fire()
         self.ended.set_result(None)
 
-    def _decide(self, decided_now: bool) -> None:
+    def _decide(self, decided_now: bool, *, may_drain: bool = False) -> None:
         if not decided_now:
             return
         try:
-            self.call.abort()
+            if may_drain:
+                self.drain = self.take_drain(self.call, self._usage, self.output.produced_bytes)
+            if self.drain is None:
+                self.call.abort()
         finally:
-            if self.call.attempts:
+            if self.call.attempts and self.drain is None:
                 self._upstream_close_time = self._clock.now()
             self.decided.set_result(None)
             self.on_decided()
@@ -261,11 +294,7 @@ class LiveRun:
 
     def usage(self) -> Usage:
         """What it used: the upstream's numbers, and an estimate of the output where there is none."""
-        usage = self._usage or Usage()
-        produced = self.output.produced_bytes
-        if usage.output is None and produced:
-            usage = replace(usage, output=TokenCount(value=-(-produced // 4), source=UsageSource.ESTIMATED))
-        return usage
+        return with_estimate(self._usage, self.output.produced_bytes)
 
     def _known_usage(self) -> Usage | None:
         return self.usage() if self._usage or self.output.produced_bytes else None
@@ -313,6 +342,10 @@ def _kept_size(delta: PartDelta) -> int:
     for each in delta.annotations:
         size += utf8_size(each.type + each.url + each.title + each.cited_text + each.raw_json) + 64
     return size
+
+
+def _hang_up(call: UpstreamCall, usage: Usage | None, output_bytes: int) -> None:
+    del call, usage, output_bytes
 
 
 def _ignore_output(run: LiveRun, added: int) -> None:

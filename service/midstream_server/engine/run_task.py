@@ -1,11 +1,12 @@
 """The life of one run: a pump reads the upstream, this task keeps the books and seals.
 
 The pump is a child task. Whoever decides the ending closes the upstream; the pump then ends by itself, and is cancelled
-only if it has not done so a second later. The bookkeeper itself is never cancelled and never raises.
+only if it has not done so a second later. If the answer is to be drained instead, the drainer takes the pump, and the
+run is sealed without it. The bookkeeper itself is never cancelled and never raises.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +15,11 @@ import structlog
 from midstream_server.clock import Clock
 from midstream_server.codec import encode_event, encode_run
 from midstream_server.engine.conversation import Turn
+from midstream_server.engine.drainer import Drainer
 from midstream_server.engine.live_run import LiveRun
 from midstream_server.engine.log_writer import LogWriter
+from midstream_server.engine.pump import GRACE_SECONDS, Pump, end_task
+from midstream_server.engine.restorer import Restorer
 from midstream_server.engine.store_guard import StoreGuard
 from midstream_server.errors import QueueTimeout, RunFailure, RunInternalError, RunTimeExceeded
 from midstream_server.model import CancelReason, Run, RunFinished
@@ -24,7 +28,6 @@ from midstream_server.upstreams.base import UpstreamBatch
 
 USAGE_WAIT_SECONDS = 1.0
 END_WAIT_SECONDS = 0.05
-PUMP_GRACE_SECONDS = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -36,6 +39,8 @@ class RunServices:
     store: RunStore
     guard: StoreGuard
     writer: LogWriter
+    restorer: Restorer
+    drainer: Drainer
     clock: Clock
     max_run_seconds: float
     queue_seconds: float
@@ -48,6 +53,8 @@ class RunTask:
         self._run = run
         self._services = services
         self._turn = turn
+        self._pump = Pump(run.call, self._listen)
+        run.take_drain = services.drainer.take
         self._timers: list[asyncio.TimerHandle] = []
         self._end_waits = 0
 
@@ -79,7 +86,7 @@ class RunTask:
         total = run.spec.limits.total_seconds
         if total is not None:
             self._arm(total, lambda: run.stop_by_rule(CancelReason.TIME_LIMIT, "limits.total"))
-        await self._until_decided(self._pump(), "pump", PUMP_GRACE_SECONDS)
+        await self._until_decided(self._pump.run(), "pump", GRACE_SECONDS)
 
     async def _queue(self, turn: Turn) -> None:
         """Waits for the earlier runs of the conversation; leaves the queue if the ending is not decided meanwhile."""
@@ -99,22 +106,25 @@ class RunTask:
     async def _until_decided(self, work: Coroutine[Any, Any, None], name: str, grace_seconds: float = 0.0) -> None:
         """Runs work in a task of its own until it is done, or the ending is decided and the grace over."""
         task = asyncio.create_task(work, name=f"{name} {self._run.key.run_id}")
+        is_ours = True
         try:
             await asyncio.wait({task, self._run.decided}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done() and grace_seconds:
+            is_ours = not self._hand_over(task)
+            if is_ours and grace_seconds and not task.done():
                 await asyncio.wait({task}, timeout=grace_seconds)
         finally:
-            await self._end(task)
-        if task.done() and not task.cancelled():
+            if is_ours:
+                await end_task(task)
+        if is_ours and task.done() and not task.cancelled():
             self._judge(task.exception())
 
-    async def _end(self, task: asyncio.Task[None]) -> None:
-        if task.done():
-            return
-        task.cancel()
-        await asyncio.wait({task}, timeout=PUMP_GRACE_SECONDS)
-        if not task.done():
-            _log.error("run.task_stuck", run_id=self._run.key.run_id, task=task.get_name())
+    def _hand_over(self, pump: asyncio.Task[None]) -> bool:
+        """Whether somebody else sees to the end of the pump."""
+        run, drainer = self._run, self._services.drainer
+        if run.drain is None or not drainer.adopt(run.drain, pump, run.key, run.ended):
+            return False
+        self._pump.listen = run.drain.receive
+        return True
 
     def _judge(self, error: BaseException | None) -> None:
         if isinstance(error, RunFailure):
@@ -122,23 +132,13 @@ class RunTask:
         elif error is not None and not self._run.verdict.is_decided:
             raise error
 
-    async def _pump(self) -> None:
-        async with self._run.call as call:
-            batches = call.batches()
-            try:
-                await self._read(batches)
-            finally:
-                if isinstance(batches, AsyncGenerator):
-                    await batches.aclose()
-
-    async def _read(self, batches: AsyncIterator[UpstreamBatch]) -> None:
+    def _listen(self, batch: UpstreamBatch) -> Awaitable[None] | None:
+        """Takes in one read of the upstream; what to wait for before the next."""
         run, writer = self._run, self._services.writer
-        async for batch in batches:
-            run.receive(batch)
-            if run.verdict.awaits_usage:
-                self._await_end()
-            if writer.is_congested(run):
-                await writer.wait_for_room(run)
+        run.receive(batch)
+        if run.verdict.awaits_usage:
+            self._await_end()
+        return writer.wait_for_room(run) if writer.is_congested(run) else None
 
     def _await_end(self) -> None:
         """After the finish marker the upstream has a moment for its account, and then one to end the stream.
@@ -168,7 +168,7 @@ class RunTask:
         final = run.final(self._services.clock.now())
         entry = encode_event(final.last_sequence, RunFinished(run=final))
         command = _seal_command(run, final, entry)
-        result = await self._services.guard.insist(lambda: self._services.store.seal(command))
+        result = await self._services.restorer.seal(run, command)
         if not result.accepted:
             _log.warning("run.lost", run_id=run.key.run_id, tenant=run.key.tenant)
             run.lose()

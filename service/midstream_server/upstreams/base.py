@@ -90,8 +90,23 @@ class EventIgnored:
     kind: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartedOver:
+    """The attempt that spoke so far has failed before any output; what it told does not count, another one follows.
+
+    Comes from a call, never from a parser, and never after a `PartDelta` or a `ModelFinished`.
+    """
+
+
 UpstreamEvent = (
-    PartDelta | ResponseStarted | ModelFinished | UsageReported | UpstreamFailed | MetadataReported | EventIgnored
+    PartDelta
+    | ResponseStarted
+    | ModelFinished
+    | UsageReported
+    | UpstreamFailed
+    | MetadataReported
+    | EventIgnored
+    | StartedOver
 )
 
 
@@ -126,6 +141,16 @@ class Profile:
     remote_cancel: str = ""
     """The path of the call that stops an answer which goes on without its reader, with `{id}` for the answer's id:
     `/responses/{id}/cancel` (OpenAI in background mode). Empty: a hang-up is enough."""
+    on_cancel: str = "abort"
+    """What a stopped run does with its answer: `abort` hangs up; `drain` reads the rest to learn what it costs, for a
+    provider that bills the whole answer whether it is read or not."""
+    drain_seconds: float = 60.0
+    """A drain is hung up on after this time,"""
+    drain_output_tokens: int = 10_000
+    """or after this many tokens of output behind the stop: as the upstream counts them, else ⌈UTF-8 bytes / 4⌉."""
+    blocked_prompt_codes: tuple[str, ...] = ("content_filter",)
+    """The codes by which an HTTP 400 says that the provider's filter blocked the prompt: an answer, not a failure.
+    Azure's: https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter"""
     connection_close: bool = False
     """Send `Connection: close`: the server closes pooled connections without saying so."""
     max_tokens_field: str = "max_completion_tokens"
@@ -202,6 +227,14 @@ class CallOptions:
     idle_seconds: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainCaps:
+    """How much of an answer that nobody wants any more is read for its account."""
+
+    seconds: float
+    output_tokens: int
+
+
 @token_value
 class UpstreamBatch:
     """What one read of the socket gave: the events that it completed, and its bytes on the wire."""
@@ -235,6 +268,14 @@ class UpstreamCall(Protocol):
 
         The iteration then ends by itself: what had been received already may still be given, errors of the closed
         connection are not raised.
+        """
+        ...
+
+    def drain(self) -> DrainCaps | None:
+        """Nobody wants the answer, but a hang-up would not stop its bill: the attempt under way may go on.
+
+        No further attempt is made; the iteration goes on as before, and `abort` ends it at any time. None: hanging up
+        stops the bill, or there is none yet; nothing has changed, and the caller aborts.
         """
         ...
 

@@ -8,7 +8,8 @@ from typing_extensions import override
 from midstream_server.errors import UpstreamMalformed, UpstreamUnavailable
 from midstream_server.model import ModelInfo, Prompt
 from midstream_server.upstreams.base import CallOptions, Dialect, Upstream
-from midstream_server.upstreams.http_call import HttpCall, HttpUpstreamConfig, make_http_request
+from midstream_server.upstreams.http_call import HttpCall
+from midstream_server.upstreams.http_config import HttpUpstreamConfig, make_http_request
 from midstream_server.upstreams.http_errors import SEND_ERRORS, failure_of_send
 from midstream_server.upstreams.http_exchange import Exchange, HttpClient
 from midstream_server.upstreams.http_models import read_model_names

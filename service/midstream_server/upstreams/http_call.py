@@ -3,84 +3,49 @@
 An `HttpCall` opens its answer (connect, head, retries), then reads it through the dialect's parser, a batch per read.
 It owns three things: the clock of its waiting, the exchange that is under way, and a cancel scope around what has no
 connection yet. Who wants to stop it, the caller or the clock, closes the exchange's connection in the same turn of the
-loop, or where there is none, ends the scope; the iteration then finds out by itself.
+loop, or where there is none, ends the scope; the iteration then finds out by itself. An attempt lasts until the first
+output: an error frame before that is tried again like the HTTP status that it stands for.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 import httpx
 import stamina
 from typing_extensions import override
 
-from midstream_server.errors import RunFailure, UpstreamMalformed, UpstreamTruncated, UpstreamUnavailable
+from midstream_server.errors import RunFailure, UpstreamTruncated, UpstreamUnavailable
 from midstream_server.upstreams.base import (
     CallOptions,
     Dialect,
+    DrainCaps,
     HttpRequest,
     MetadataReported,
     ModelFinished,
-    PartDelta,
-    Profile,
+    StartedOver,
     StreamParser,
     UpstreamBatch,
     UpstreamCall,
     UpstreamEvent,
     UpstreamFailed,
 )
+from midstream_server.upstreams.early_errors import early_failure, has_output, is_worth_repeating, split_ending
+from midstream_server.upstreams.http_answer import check_answer
 from midstream_server.upstreams.http_cancel import RemoteCancel, cancel_remotely
 from midstream_server.upstreams.http_clock import WaitClock
+from midstream_server.upstreams.http_config import HttpUpstreamConfig, make_http_request
 from midstream_server.upstreams.http_errors import (
-    RETRYABLE_STATUSES,
     SEND_ERRORS,
     AttemptFailed,
-    as_failure_of,
+    EarlyFailure,
     failure_of_body,
     failure_of_send,
     is_disconnect,
-    redact,
-    retry_after_seconds,
 )
 from midstream_server.upstreams.http_exchange import BodyError, Exchange, HttpClient
 
-_ERROR_BODY_BYTES = 64 * 1024
-_ERROR_BODY_SECONDS = 5.0
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id")
-_OUTPUT = (PartDelta, ModelFinished)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpUpstreamConfig:
-    """A configured endpoint. Secrets are in no repr; durations are seconds.
-
-    `secrets` are all keys of this process: whatever an endpoint echoes, none of them gets into a message.
-    """
-
-    name: str
-    base_url: str
-    api_key: str = field(default="", repr=False)
-    profile: Profile = Profile()
-    models: tuple[str, ...] = ()
-    """What to list where the endpoint cannot be asked."""
-    connect_seconds: float = 10.0
-    first_token_seconds: float = 30.0
-    idle_seconds: float = 30.0
-    models_seconds: float = 10.0
-    max_attempts: int = 3
-    retry_initial_seconds: float = 0.25
-    retry_max_seconds: float = 5.0
-    max_retry_after_seconds: float = 20.0
-    """A longer Retry-After is left to the caller."""
-    secrets: tuple[str, ...] = field(default=(), repr=False)
-
-    def own(self, failure: RunFailure, *, retry_after: float | None = None) -> RunFailure:
-        """A failure of this upstream, fit to be shown."""
-        return as_failure_of(failure, self.name, (self.api_key, *self.secrets), retry_after=retry_after)
-
-    def redacted(self, text: str) -> str:
-        """A provider's words without our keys."""
-        return redact(text, [secret for secret in (self.api_key, *self.secrets) if secret])
 
 
 class HttpCall(UpstreamCall):
@@ -103,8 +68,13 @@ class HttpCall(UpstreamCall):
         self._exchange: Exchange | None = None
         self._opening: asyncio.Timeout | None = None
         self._connecting: asyncio.Timeout | None = None
-        self._remote_cancel = RemoteCancel(config.profile.remote_cancel)
+        self._remote_cancel = RemoteCancel("")
+        self._retries = self._make_retries()
+        self._attempt_under_way: stamina.Attempt | None = None
         self._is_aborted = False
+        self._is_drained = False
+        self._has_output = False
+        self._blocked: ModelFinished | None = None
         self._attempts = 0
 
     @override
@@ -141,6 +111,16 @@ class HttpCall(UpstreamCall):
         self._interrupt()
 
     @override
+    def drain(self) -> DrainCaps | None:
+        """Lets the attempt under way go on without its reader, if the profile says that it is billed all the same."""
+        profile, connecting = self._config.profile, self._connecting
+        is_sent = self._exchange is not None and (connecting is None or connecting.when() is None)
+        if profile.on_cancel != "drain" or not is_sent or self._is_stopped:
+            return None
+        self._is_drained = True
+        return DrainCaps(seconds=profile.drain_seconds, output_tokens=profile.drain_output_tokens)
+
+    @override
     async def batches(self) -> AsyncIterator[UpstreamBatch]:
         """The answer, a batch per read.
 
@@ -149,11 +129,38 @@ class HttpCall(UpstreamCall):
         """
         assert self._clock is None, "a call is iterated once"
         self._clock = self._make_clock()
-        if self._is_aborted or (response := await self._open()) is None:
-            return
+        has_said = False
+        while not self._is_aborted:
+            try:
+                response = await self._open()
+            except EarlyFailure as last:
+                yield last.ending
+                return
+            if response is None:
+                return
+            if has_said:
+                yield UpstreamBatch(events=[StartedOver()], wire_bytes=0)
+            failed: EarlyFailure | None = None
+            async with aclosing(self._answer(response)) as answer:
+                async for batch in answer:
+                    if (failure := self._early_failure(batch)) is not None:
+                        batch, ending = split_ending(batch)
+                        failed = EarlyFailure(failure, ending)
+                    has_said = True
+                    yield batch
+            if failed is None:
+                return
+            await self._give_up_attempt(failed)
+
+    async def _answer(self, response: httpx.Response) -> AsyncGenerator[UpstreamBatch, None]:
+        """One answer to its end."""
+        self._remote_cancel = RemoteCancel(self._config.profile.remote_cancel)
         parser = self._dialect.parser(self._config.profile)
         if events := _facts_of_head(response, self._config):
             yield UpstreamBatch(events=events, wire_bytes=0)
+        if self._blocked is not None:
+            yield self._batch([self._blocked], 0)
+            return
         broken: BodyError | None = None
         while True:
             try:
@@ -189,22 +196,17 @@ class HttpCall(UpstreamCall):
     async def _open(self) -> httpx.Response | None:
         """An answer that is a stream of this dialect; None if the call was aborted.
 
-        Cancelling it closes the connection. Retries belong here, because before the head nothing was parsed.
+        Cancelling it closes the connection. Called again after an early error frame, it goes on with the retries.
         """
         assert self._clock is not None
         self._clock.start()
         response: httpx.Response | None = None
         try:
             async with asyncio.timeout(None) as self._opening:
-                async for attempt in stamina.retry_context(
-                    on=self._wait_before_retry,
-                    attempts=self._config.max_attempts,
-                    timeout=None,
-                    wait_initial=self._config.retry_initial_seconds,
-                    wait_max=self._config.retry_max_seconds,
-                    wait_jitter=self._config.retry_initial_seconds,
-                ):
-                    with attempt:
+                while response is None:
+                    # Waits before every attempt but the first; raises the last failure when it is enough.
+                    self._attempt_under_way = await anext(self._retries)
+                    with self._attempt_under_way:
                         response = await self._attempt()
         except TimeoutError as error:
             if self._is_aborted:
@@ -213,6 +215,8 @@ class HttpCall(UpstreamCall):
         except AttemptFailed as error:
             if self._is_aborted:
                 return None
+            if isinstance(error, EarlyFailure) and not self._clock.is_expired:
+                raise
             failure = self._clock.failure() if self._clock.is_expired else error.failure
             raise self._config.own(failure) from error
         finally:
@@ -220,10 +224,34 @@ class HttpCall(UpstreamCall):
             self._clock.pause()
         return None if self._is_aborted else response
 
+    def _make_retries(self) -> AsyncIterator[stamina.Attempt]:
+        return aiter(
+            stamina.retry_context(
+                on=self._wait_before_retry,
+                attempts=self._config.max_attempts,
+                timeout=None,
+                wait_initial=self._config.retry_initial_seconds,
+                wait_max=self._config.retry_max_seconds,
+                wait_jitter=self._config.retry_initial_seconds,
+            )
+        )
+
+    def _early_failure(self, batch: UpstreamBatch) -> RunFailure | None:
+        """The error frame for which another attempt is made."""
+        failure = None if self._has_output else early_failure(batch)
+        return failure if failure is not None and is_worth_repeating(failure) else None
+
+    async def _give_up_attempt(self, failed: EarlyFailure) -> None:
+        """The attempt that had an answer has failed after all."""
+        assert self._attempt_under_way is not None
+        with self._attempt_under_way:
+            raise failed
+        await self._drop_exchange()
+
     def _wait_before_retry(self, error: Exception) -> bool | float:
         """Whether to try again, and when, if the upstream said when."""
         assert self._clock is not None
-        if not isinstance(error, AttemptFailed) or not error.retryable or self._is_stopped:
+        if not isinstance(error, AttemptFailed) or not error.retryable or self._is_stopped or self._is_drained:
             return False
         wait = error.failure.retry_after_seconds
         if wait is None:
@@ -237,7 +265,8 @@ class HttpCall(UpstreamCall):
     async def _attempt(self) -> httpx.Response:
         try:
             response = await self._send()
-            await self._check(response)
+            assert self._exchange is not None
+            self._blocked = await check_answer(response, self._exchange, self._dialect, self._config)
         except BaseException:
             await self._drop_exchange()
             raise
@@ -249,7 +278,7 @@ class HttpCall(UpstreamCall):
             return await self._exchange_heads()
         except SEND_ERRORS as error:
             is_stale = self._exchange is not None and self._exchange.is_reused and is_disconnect(error)
-            if not is_stale or self._is_stopped:
+            if not is_stale or self._is_stopped or self._is_drained:
                 raise failure_of_send(error) from error
         await self._drop_exchange()
         try:
@@ -276,40 +305,6 @@ class HttpCall(UpstreamCall):
             self._connecting.reschedule(None)
         if self._is_stopped:
             self._interrupt()
-
-    async def _check(self, response: httpx.Response) -> None:
-        """Lets only a stream of this dialect through.
-
-        Raises:
-            AttemptFailed: the answer is an error, or something else.
-        """
-        assert self._exchange is not None
-        status = response.status_code
-        media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if 200 <= status < 300 and status != 204 and (not media_type or media_type in self._dialect.content_types()):
-            return
-        body = await _read_error_body(self._exchange)
-        if status >= 400:
-            failure = self._dialect.map_error(status, body)
-            waiting = retry_after_seconds(response.headers)
-            own = self._config.own(failure, retry_after=waiting)
-            raise AttemptFailed(own, retryable=status in RETRYABLE_STATUSES)
-        raise AttemptFailed(self._config.own(self._misread(status, media_type, body)), retryable=False)
-
-    def _misread(self, status: int, media_type: str, body: bytes) -> RunFailure:
-        """The failure of an answer that is neither an error status nor a stream: often an error as bare JSON."""
-        if 300 <= status < 400:
-            return UpstreamMalformed("the upstream answered with a redirect, which is not followed", http_status=status)
-        parser = self._dialect.parser(self._config.profile)
-        for event in [*parser.feed(body), *parser.close()]:
-            if isinstance(event, UpstreamFailed) and not isinstance(
-                event.failure, UpstreamTruncated | UpstreamMalformed
-            ):
-                return event.failure
-        if not body:
-            return UpstreamTruncated("the upstream's answer is empty", http_status=status)
-        what = media_type[:100] if media_type.isprintable() else "something else"
-        return UpstreamMalformed(f"the upstream answered with {what} where a stream should be", http_status=status)
 
     async def _drop_exchange(self) -> None:
         exchange, self._exchange = self._exchange, None
@@ -343,13 +338,15 @@ class HttpCall(UpstreamCall):
 
     def _batch(self, events: list[UpstreamEvent], wire_bytes: int) -> UpstreamBatch:
         if events:
-            assert self._clock is not None
             self._remote_cancel.note(events)
-            if any(isinstance(event, _OUTPUT) for event in events):
-                self._clock.output()
             if isinstance(last := events[-1], UpstreamFailed):
                 events[-1] = UpstreamFailed(failure=self._config.own(last.failure))
-        return UpstreamBatch(events=events, wire_bytes=wire_bytes)
+        batch = UpstreamBatch(events=events, wire_bytes=wire_bytes)
+        if has_output(batch):
+            assert self._clock is not None
+            self._has_output = True
+            self._clock.output()
+        return batch
 
     def _close(self, parser: StreamParser, broken: BodyError | None) -> UpstreamBatch | None:
         """What the end of the body tells. Of a body that broke off it can only tell what was whole."""
@@ -399,29 +396,3 @@ def _facts_of_head(response: httpx.Response, config: HttpUpstreamConfig) -> list
     headers = response.headers
     facts = {name: config.redacted(value[:256]) for name in _REQUEST_ID_HEADERS if (value := headers.get(name))}
     return [MetadataReported(metadata=facts)] if facts else []
-
-
-def make_http_request(
-    client: HttpClient, config: HttpUpstreamConfig, dialect: Dialect, request: HttpRequest, method: str
-) -> httpx.Request:
-    """The request at the endpoint. A query in `base_url` (Azure's api-version) stays."""
-    base = httpx.URL(config.base_url)
-    url = base.copy_with(path=base.path.rstrip("/") + request.path).copy_merge_params(dict(request.query))
-    headers = {**request.headers}
-    if config.api_key:
-        headers.update(dialect.authorization(config.api_key))
-    if config.profile.connection_close:
-        headers["connection"] = "close"
-    return client.build_request(method, url, headers, request.body or None)
-
-
-async def _read_error_body(exchange: Exchange) -> bytes:
-    """As much of an error's body as comes soon; it only explains the status."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_ERROR_BODY_SECONDS):
-            while len(body) < _ERROR_BODY_BYTES and (data := await exchange.read()):
-                body += data
-    except (TimeoutError, BodyError):
-        pass
-    return bytes(body[:_ERROR_BODY_BYTES])

@@ -2,7 +2,7 @@
 
 import email.utils
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import aiohttp
 import httpx
@@ -10,9 +10,11 @@ import httpx
 from midstream_server.errors import (
     RunFailure,
     UpstreamMalformed,
+    UpstreamRejected,
     UpstreamTruncated,
     UpstreamUnavailable,
 )
+from midstream_server.upstreams.base import UpstreamBatch
 from midstream_server.upstreams.http_exchange import BodyError
 
 RETRYABLE_STATUSES = frozenset({408, 429, 500, 502, 503, 504, 529})
@@ -28,6 +30,14 @@ class AttemptFailed(Exception):
         self.failure = failure
         self.retryable = retryable
         super().__init__(f"{failure.reason} {failure.http_status or ''}".rstrip())
+
+
+class EarlyFailure(AttemptFailed):
+    """The answer of an attempt was an error frame before any output; `ending` is how it would end a run."""
+
+    def __init__(self, failure: RunFailure, ending: UpstreamBatch) -> None:
+        self.ending = ending
+        super().__init__(failure, retryable=True)
 
 
 def failure_of_send(error: Exception) -> AttemptFailed:
@@ -47,6 +57,12 @@ def failure_of_send(error: Exception) -> AttemptFailed:
         case _:
             words = "the upstream closed the connection before it answered"
             return AttemptFailed(UpstreamUnavailable(words), retryable=True)
+
+
+def is_blocked_prompt(failure: RunFailure, codes: Collection[str]) -> bool:
+    """Whether an HTTP error says no more than that the provider's filter blocked the prompt."""
+    is_blame = isinstance(failure, UpstreamRejected) and failure.http_status == 400
+    return is_blame and failure.provider_code in codes
 
 
 def is_disconnect(error: Exception) -> bool:

@@ -2,7 +2,7 @@
 
 from midstream_server.model import JsonValue
 from midstream_server.upstreams.base import ModelListing
-from midstream_server.upstreams.json_text import as_list, as_object, as_text, decode_json
+from midstream_server.upstreams.wire.json_text import as_list, as_object, as_text, decode_json
 
 _MAX_MODELS = 5000
 _MAX_NAME_BYTES = 256

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from midstream_server.errors import FirstTokenTimeout, ModelNotFound, UpstreamUnavailable
 from midstream_server.model import ModelInfo, Prompt
-from midstream_server.upstreams.base import CallOptions, Upstream, UpstreamBatch, UpstreamCall
+from midstream_server.upstreams.base import CallOptions, DrainCaps, Upstream, UpstreamBatch, UpstreamCall
 from midstream_server.upstreams.local import EngineAddress, LocalEngine
 from midstream_server.upstreams.local_engine import MODEL
 from midstream_server.upstreams.profiles import PRESETS
@@ -97,6 +97,7 @@ class LocalCall(UpstreamCall):
         self._inner: UpstreamCall | None = None
         self._starting: asyncio.Timeout | None = None
         self._aborted = asyncio.Event()
+        self._is_drained = False
         self._has_output = False
         self._earlier_attempts = 0
         self._deadline: float | None = None
@@ -128,7 +129,7 @@ class LocalCall(UpstreamCall):
                     yield batch
                 return
             except UpstreamUnavailable as error:
-                if self._has_output or self._aborted.is_set() or failure is not None:
+                if self._has_output or self._aborted.is_set() or self._is_drained or failure is not None:
                     raise
                 failure = error
             finally:
@@ -145,6 +146,13 @@ class LocalCall(UpstreamCall):
             self._inner.abort()
         elif self._starting is not None:
             self._starting.reschedule(asyncio.get_running_loop().time())
+
+    @override
+    def drain(self) -> DrainCaps | None:
+        """As the upstream at the engine's address does."""
+        caps = self._inner.drain() if self._inner is not None else None
+        self._is_drained = caps is not None
+        return caps
 
     async def _reach(self, failure: UpstreamUnavailable | None) -> UpstreamCall | None:
         """The call to make, once the engine runs. None: aborted meanwhile.

@@ -6,25 +6,19 @@ from contextlib import aclosing
 import structlog
 from typing_extensions import override
 
-from midstream_server.errors import (
-    FirstTokenTimeout,
-    InvalidRequest,
-    RunFailure,
-    UpstreamRateLimited,
-    UpstreamUnavailable,
-)
+from midstream_server.errors import FirstTokenTimeout, InvalidRequest, RunFailure
 from midstream_server.model import ModelInfo, Prompt
 from midstream_server.upstreams.base import (
     CallOptions,
-    ModelFinished,
-    PartDelta,
+    DrainCaps,
+    StartedOver,
     Upstream,
     UpstreamBatch,
     UpstreamCall,
 )
+from midstream_server.upstreams.early_errors import PASSING_FAILURES, early_failure, has_output, split_ending
 
-_OUTPUT = (PartDelta, ModelFinished)
-_WORTH_ANOTHER = (FirstTokenTimeout, UpstreamRateLimited, UpstreamUnavailable)
+_WORTH_ANOTHER = (FirstTokenTimeout, *PASSING_FAILURES)
 
 _log = structlog.get_logger(__name__)
 
@@ -82,6 +76,8 @@ class RouteCall(UpstreamCall):
         self._calls = calls
         self._current = calls[0]
         self._is_aborted = False
+        self._is_drained = False
+        self._has_said = False
         self._has_output = False
 
     @override
@@ -106,18 +102,31 @@ class RouteCall(UpstreamCall):
             try:
                 async with call, aclosing(self._read(call)) as batches:
                     async for batch in batches:
-                        yield batch
+                        if call is self._calls[-1] or self._has_output or (failed := early_failure(batch)) is None:
+                            yield batch
+                            continue
+                        yield split_ending(batch)[0]
+                        raise failed
                 return
             except RunFailure as failure:
                 if self._is_aborted:
                     return
-                if call is self._calls[-1] or self._has_output or not isinstance(failure, _WORTH_ANOTHER):
+                if call is self._calls[-1] or not self._may_go_on_after(failure):
                     raise
                 _log.info("upstream.failover", model=self._alias, upstream=call.upstream, reason=failure.reason)
+            if self._has_said:
+                self._has_said = False
+                yield UpstreamBatch(events=[StartedOver()], wire_bytes=0)
+                if self._is_aborted:
+                    return
+
+    def _may_go_on_after(self, failure: RunFailure) -> bool:
+        return not self._has_output and not self._is_drained and isinstance(failure, _WORTH_ANOTHER)
 
     async def _read(self, call: UpstreamCall) -> AsyncGenerator[UpstreamBatch, None]:
         async for batch in call.batches():
-            self._has_output = self._has_output or any(isinstance(event, _OUTPUT) for event in batch.events)
+            self._has_said = True
+            self._has_output = self._has_output or has_output(batch)
             yield batch
 
     @override
@@ -125,6 +134,13 @@ class RouteCall(UpstreamCall):
         """Closes the connection in this turn of the loop; no further stop is called."""
         self._is_aborted = True
         self._current.abort()
+
+    @override
+    def drain(self) -> DrainCaps | None:
+        """As the current stop does; no further stop is called."""
+        caps = None if self._is_aborted else self._current.drain()
+        self._is_drained = caps is not None
+        return caps
 
     @property
     @override

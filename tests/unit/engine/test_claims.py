@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from engine_scenario import CONTINUE, GRACE, advance, running_engine, settle, text_of
-from midstream_server.errors import CursorAhead, RunNotFound, StoreUnavailable
+from midstream_server.errors import CursorAhead, RunIdConflict, RunNotFound, StoreUnavailable
 from midstream_server.model import CancelReason, RunState
 from midstream_server.stores.base import RecordPhase
 from scripted_upstream import finish, text
@@ -50,6 +50,28 @@ async def test_run_lives_while_another_stream_has_a_claim():
 
         assert alive
         assert run.cancel_reason is CancelReason.DEADLINE
+
+
+async def test_start_that_conflicts_gives_no_reason_for_the_end():
+    """It never held a claim: what the last stream saw that did is the reason."""
+    async with running_engine() as engine:
+        first = await engine.start()
+        engine.store.freeze("start")
+        other = asyncio.create_task(engine.start(fingerprint="1:other"))
+        await engine.store.asked("start", 2)
+        first.leave(CancelReason.DEADLINE)
+        engine.store.freeze("release")
+        await engine.store.thaw("start")
+        with pytest.raises(RunIdConflict):
+            await other
+
+        await engine.store.thaw("release")
+        run = await engine.get(wait=5)
+
+        assert run.cancel_reason is CancelReason.DEADLINE
+        record = await engine.record()
+        assert record.intent is not None
+        assert record.intent.reason is CancelReason.DEADLINE
 
 
 async def test_watchers_without_a_claim_never_end_a_run():

@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from engine_scenario import CONTINUE, LoopClock, SharedStore, advance, running_engine, settle, text_of
+from engine_scenario import CONTINUE, LoopClock, SharedStore, advance, run_key, running_engine, settle, text_of
 from flaky_store import FlakyStore
 from midstream_server.codec import decode_event
+from midstream_server.engine.stored_run import seal_orphan
 from midstream_server.engine.supervisor import Supervisor, SupervisorOptions
 from midstream_server.errors import Draining, StoreUnavailable
 from midstream_server.model import (
@@ -265,6 +266,27 @@ async def test_run_of_a_dead_process_that_was_to_stop_is_cancelled_from_its_log(
 
 
 @pytest.mark.looptime
+async def test_cancel_that_comes_while_a_run_is_recovered_is_not_lost():
+    """An intent that is durable before the seal decides, however late it came."""
+    inner = MemoryRunStore()
+    store = FlakyStore(inner)
+    await left_behind(inner)
+    store.freeze("read_log")
+    recovery = asyncio.create_task(seal_orphan(store, run_key(), "replica-2", LoopClock()))
+    await store.asked("read_log")
+    intent = CancelIntent(reason=CancelReason.REQUESTED, requested_by="bob", text="stop", request_time=1)
+    await inner.record_intent(RecordIntent(key=run_key(), intent=intent))
+    await store.thaw("read_log")
+
+    sealed = await recovery
+
+    async with running_engine(inner, "replica-2") as engine:
+        run = await engine.get()
+        assert sealed == 1
+        assert (run.state, run.cancel_reason) == (RunState.CANCELLED, CancelReason.REQUESTED)
+        assert text_of(run.message) == "half a sentence"
+
+
 async def test_recovery_happens_once():
     """The second restart finds the same ending."""
     inner = MemoryRunStore()
