@@ -2,17 +2,19 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from midstream_server.errors import StoreUnavailable
-from midstream_server.model import CancelIntent, CancelReason, Instant, RunKey
+from midstream_server.model import CancelReason, Instant, RunKey
 from midstream_server.stores.base import (
     Append,
     AppendResult,
+    Heartbeat,
     IntentResult,
     ListQuery,
     LogPage,
+    LostClaim,
     RecordIntent,
     RunRecord,
     RunStore,
@@ -20,6 +22,7 @@ from midstream_server.stores.base import (
     SealResult,
     StartResult,
     StartRun,
+    StoreListener,
 )
 
 T = TypeVar("T")
@@ -37,6 +40,10 @@ WRITES = frozenset(
         "settle",
         "take_over",
         "orphans",
+        "lost_claims",
+        "restore",
+        "heartbeat",
+        "retire",
         "join_conversation",
         "leave_conversation",
         "delete",
@@ -131,6 +138,15 @@ class FlakyStore:
             await self._changed.wait_for(lambda: name not in self._withheld)
         return result
 
+    def listen(self, listener: StoreListener) -> None:
+        self.inner.listen(listener)
+
+    def follow(self, key: RunKey) -> None:
+        self.inner.follow(key)
+
+    def unfollow(self, key: RunKey) -> None:
+        self.inner.unfollow(key)
+
     async def open(self) -> None:
         await self.inner.open()
 
@@ -173,8 +189,17 @@ class FlakyStore:
     async def orphans(self, owner: str, limit: int) -> Sequence[RunKey]:
         return await self._pass("orphans", lambda: self.inner.orphans(owner, limit))
 
-    async def heartbeat(self, owner: str) -> Mapping[RunKey, CancelIntent]:
+    async def lost_claims(self, owner: str, limit: int) -> Sequence[LostClaim]:
+        return await self._pass("lost_claims", lambda: self.inner.lost_claims(owner, limit))
+
+    async def restore(self, record: RunRecord, entries: Sequence[bytes]) -> bool:
+        return await self._pass("restore", lambda: self.inner.restore(record, entries))
+
+    async def heartbeat(self, owner: str) -> Heartbeat:
         return await self._pass("heartbeat", lambda: self.inner.heartbeat(owner))
+
+    async def retire(self, owner: str) -> None:
+        await self._pass("retire", lambda: self.inner.retire(owner))
 
     async def join_conversation(self, tenant: str, conversation_id: str, run_id: str, now: Instant) -> Sequence[str]:
         return await self._pass(

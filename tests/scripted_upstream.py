@@ -8,6 +8,7 @@ from midstream_server.errors import ModelNotFound, RunFailure
 from midstream_server.model import FinishReason, ModelInfo, Prompt, TextDelta
 from midstream_server.upstreams.base import (
     CallOptions,
+    DrainCaps,
     ModelFinished,
     PartDelta,
     Upstream,
@@ -33,7 +34,8 @@ def finish(reason: FinishReason = FinishReason.STOP) -> ModelFinished:
 class ScriptedCall:
     """One call. `say` gives a batch, `end` ends the body, `break_off` raises; `closed` is set by an abort.
 
-    With `ignores_abort` the iteration goes on all the same, as that of a broken connection might.
+    With `ignores_abort` the iteration goes on all the same, as that of a broken connection might. With `drain_caps` it
+    is one that is drained: it accepts as long as it is open.
     """
 
     prompt: Prompt
@@ -44,6 +46,7 @@ class ScriptedCall:
     started: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
     ignores_abort: bool = False
+    drain_caps: DrainCaps | None = None
     _batches: asyncio.Queue[UpstreamBatch | RunFailure | None] = field(default_factory=asyncio.Queue)
 
     def say(self, *events: UpstreamEvent, wire_bytes: int = 100) -> None:
@@ -86,6 +89,9 @@ class ScriptedCall:
             if not self.ignores_abort:
                 self._batches.put_nowait(None)
 
+    def drain(self) -> DrainCaps | None:
+        return self.drain_caps if self.attempts and not self.closed.is_set() else None
+
 
 class ScriptedUpstream:
     """An endpoint that keeps its calls."""
@@ -95,9 +101,10 @@ class ScriptedUpstream:
 
     def __init__(self) -> None:
         self.calls: list[ScriptedCall] = []
+        self.drain_caps: DrainCaps | None = None
 
     def call(self, model: str, prompt: Prompt, options: CallOptions) -> ScriptedCall:
-        call = ScriptedCall(prompt, options)
+        call = ScriptedCall(prompt, options, drain_caps=self.drain_caps)
         self.calls.append(call)
         return call
 

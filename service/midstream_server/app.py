@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -21,14 +22,16 @@ import uvloop
 from midstream_server.assembly import Upstreams, assemble_upstreams
 from midstream_server.clock import SystemClock
 from midstream_server.engine.supervisor import Supervisor, SupervisorOptions
-from midstream_server.errors import InvalidSettings, MidstreamError
+from midstream_server.errors import MidstreamError
 from midstream_server.logs import configure_logs, log_loop_error
 from midstream_server.rpc.server import RpcServer
 from midstream_server.rpc.servicer import GenerationServicer, ServicerOptions
+from midstream_server.rpc.tls import TlsFiles, server_credentials
 from midstream_server.settings import Settings
 from midstream_server.stores.base import RunStore
 from midstream_server.stores.memory import MemoryRunStore
 from midstream_server.stores.sqlite import SqliteRunStore
+from midstream_server.stores.valkey import ValkeyRunStore
 
 READERS_LAST_SECONDS = 1.5
 """How long readers may take to read the ending of their run when the server stops."""
@@ -66,6 +69,7 @@ async def serving(settings: Settings) -> AsyncIterator[Application]:
     Raises:
         MidstreamError: it cannot start; says which setting or part is the cause.
     """
+    credentials = server_credentials(TlsFiles(**settings.tls.model_dump()))
     async with AsyncExitStack() as stack:
         upstreams = await stack.enter_async_context(assemble_upstreams(settings))
         supervisor = await stack.enter_async_context(
@@ -78,12 +82,16 @@ async def serving(settings: Settings) -> AsyncIterator[Application]:
                     replica=f"{socket.gethostname()}:{os.getpid()}:{new_id()}",
                     max_live_runs=settings.max_live_runs,
                     max_run_seconds=settings.max_run_time,
+                    lease_seconds=settings.replica.lease,
+                    heartbeat_seconds=settings.replica.heartbeat,
+                    monotonic=time.monotonic,
+                    max_drains=settings.max_drains,
                 ),
             )
         )
         servicer = GenerationServicer(supervisor, new_id, ServicerOptions(default_retention_seconds=settings.retention))
-        server = RpcServer(servicer, new_id)
-        port = await server.start(settings.listen_host, settings.listen_port)
+        server = RpcServer(servicer, new_id, share_port=settings.share_port)
+        port = await server.start(settings.listen_host, settings.listen_port, credentials)
         stack.push_async_callback(server.stop, ANSWERS_LAST_SECONDS)
         stack.push_async_callback(supervisor.wait_for_readers, READERS_LAST_SECONDS)
         stack.push_async_callback(supervisor.seal_all)
@@ -99,13 +107,13 @@ def make_store(settings: Settings) -> RunStore:
     """The store of these settings.
 
     Raises:
-        InvalidSettings: this version has no such store.
+        InvalidSettings: there is no such store.
     """
     if settings.store == "memory:":
         return MemoryRunStore()
     if settings.sqlite_path is not None:
         return SqliteRunStore(settings.sqlite_path, durability=settings.durability)
-    raise InvalidSettings("store: this version has memory: and sqlite:///path; valkey:// comes later")
+    return ValkeyRunStore(settings.store, durability=settings.durability, lease_seconds=settings.replica.lease)
 
 
 def new_id() -> str:

@@ -97,6 +97,10 @@ class ProfileSettings(_Table):
     usage_option: bool | None = None
     continue_prefix: Literal["none", "assistant_prefill", "continue_final_message", "prefix_flag"] | None = None
     remote_cancel: Annotated[str, Field(pattern=r"^(/\S*\{id\}\S*)?$")] | None = None
+    on_cancel: Literal["abort", "drain"] | None = None
+    drain_timeout: Timeout | None = None
+    drain_output_tokens: Annotated[int, Field(ge=0)] | None = None
+    blocked_prompt_codes: tuple[Text, ...] | None = None
     connection_close: bool | None = None
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     parameter_fields: dict[str, str] | None = None
@@ -107,6 +111,8 @@ class ProfileSettings(_Table):
         values = self.model_dump(exclude_none=True)
         if finish_reason := values.pop("finish_reason", None):
             values["finish_reason_required"] = finish_reason == "required"
+        if (drain_seconds := values.pop("drain_timeout", None)) is not None:
+            values["drain_seconds"] = drain_seconds
         return values
 
 
@@ -173,6 +179,26 @@ class LocalSettings(_Table):
     threads: Annotated[int, Field(ge=1, le=64)] = 1
 
 
+class TlsSettings(_Table):
+    """Files in PEM that make the listener speak TLS. `cert_file` holds the certificate and what leads to its authority.
+
+    With `client_ca_file` only clients with a certificate of these authorities are let in.
+    """
+
+    cert_file: str = ""
+    key_file: str = ""
+    client_ca_file: str = ""
+
+    @model_validator(mode="after")
+    def _check_files(self) -> Self:
+        if bool(self.cert_file) != bool(self.key_file):
+            missing = "key_file" if self.cert_file else "cert_file"
+            raise ValueError(f"{missing} is missing; a server's certificate and its key come together")
+        if self.client_ca_file and not self.cert_file:
+            raise ValueError("client_ca_file needs cert_file and key_file")
+        return self
+
+
 class LogSettings(_Table):
     """What goes to standard error."""
 
@@ -194,14 +220,20 @@ class Settings(BaseSettings):
 
     insecure: bool = False
     listen: str = "127.0.0.1:50051"
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """How many processes serve this address; more than one need a store that they share."""
+    share_port: bool = False
+    """Let other processes of this user listen on the same port."""
     store: str = Field(default="sqlite:///midstream.db", repr=False)
     durability: Literal["process", "disk", "replica"] = "process"
     drain_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 30.0
     retention: Annotated[Seconds, Field(le=30 * 86400)] = 86400.0
     max_run_time: Annotated[Seconds, Field(gt=0, le=86400)] = 3600.0
     max_live_runs: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    max_drains: Annotated[int, Field(ge=0, le=10_000)] = 100
     local: LocalSettings = LocalSettings()
     log: LogSettings = LogSettings()
+    tls: TlsSettings = TlsSettings()
     replica: ReplicaSettings = ReplicaSettings()
     upstreams: dict[UpstreamName, UpstreamSettings] = Field(default_factory=dict)
     models: dict[UpstreamName, AliasSettings] = Field(default_factory=dict)

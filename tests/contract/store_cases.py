@@ -1,8 +1,11 @@
 """What the tests of stores share: commands with everything filled in, and the stores that the contract is tried on."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import atexit
+import functools
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from midstream_server.model import CancelIntent, CancelReason, DetachAction, DetachPolicy, Instant, RunKey, RunState
 from midstream_server.stores.base import (
@@ -17,6 +20,10 @@ from midstream_server.stores.base import (
 )
 from midstream_server.stores.memory import MemoryRunStore
 from midstream_server.stores.sqlite import SqliteRunStore
+from midstream_server.stores.valkey import ValkeyRunStore
+from valkey_server import ValkeyServer, cluster_servers, single_server
+
+Started = TypeVar("Started")
 
 SECOND = 1_000_000_000
 NOW: Instant = 1_800_000_000 * SECOND
@@ -63,11 +70,60 @@ async def _sqlite(folder: Path, durability: str) -> AsyncIterator[RunStore]:
         await store.close()
 
 
+@functools.cache
+def valkey_server() -> ValkeyServer:
+    """The single server of this process's tests."""
+    return _until_exit(single_server())
+
+
+@functools.cache
+def valkey_cluster() -> list[ValkeyServer]:
+    """The cluster of this process's tests."""
+    return _until_exit(cluster_servers())
+
+
+def _until_exit(context: AbstractContextManager[Started]) -> Started:
+    """One for all tests of this process."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(context)
+
+
+@asynccontextmanager
+async def valkey_store(folder: Path) -> AsyncIterator[RunStore]:
+    """A Valkey store on a single server, empty and open."""
+    async with _valkey([valkey_server()]) as store:
+        yield store
+
+
+@asynccontextmanager
+async def valkey_cluster_store(folder: Path) -> AsyncIterator[RunStore]:
+    """A Valkey store on a cluster of three primaries, empty and open."""
+    async with _valkey(valkey_cluster()) as store:
+        yield store
+
+
+@asynccontextmanager
+async def _valkey(servers: Sequence[ValkeyServer]) -> AsyncIterator[RunStore]:
+    for server in servers:
+        server.client.flushall()
+    store = ValkeyRunStore(servers[0].url, durability="process", lease_seconds=6.0)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
 STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[RunStore]]] = {
     "memory": memory_store,
     "sqlite-process": sqlite_store,
     "sqlite-disk": sqlite_disk_store,
+    "valkey": valkey_store,
+    "valkey-cluster": valkey_cluster_store,
 }
+SHARED = ("valkey", "valkey-cluster")
+"""The stores that several replicas may use."""
 
 
 # --- Commands --------------------------------------------------------------------------------------------------------

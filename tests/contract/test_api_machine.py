@@ -402,7 +402,7 @@ def _machine(store: str) -> type[RuleBasedStateMachine]:
     return type("Machine", (ApiMachine,), {"kind": store})
 
 
-@pytest.mark.parametrize(("kind", "examples"), [("memory", 150), ("sqlite-process", 50)])
+@pytest.mark.parametrize(("kind", "examples"), [("memory", 60), ("sqlite-process", 30)])
 def test_api_does_what_the_model_says(kind: str, examples: int):
     """Any order of calls, endings, time and processes."""
     run_state_machine_as_test(

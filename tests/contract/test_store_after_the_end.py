@@ -292,9 +292,11 @@ async def test_list_filters_by_conversation_parent_and_all_labels(store):
 
 async def test_list_finds_the_one_match_among_many(store):
     """However far down it is."""
-    for number in range(1_200):
-        labels = {"wanted": "yes"} if number in (0, 700) else {"wanted": "no"}
-        await store.start(start_run(RunKey("default", f"r{number}"), now=NOW + number, labels=labels))
+    wanted = {number: {"wanted": "yes" if number in (0, 700) else "no"} for number in range(1_200)}
+    commands = [
+        start_run(RunKey("default", f"r{number}"), now=NOW + number, labels=labels) for number, labels in wanted.items()
+    ]
+    await asyncio.gather(*map(store.start, commands))
 
     assert await _listed(store, labels={"wanted": "yes"}) == ["r700", "r0"]
     assert await _listed(store, labels={"wanted": "yes"}, limit=1) == ["r700"]

@@ -13,6 +13,7 @@ from contract.store_cases import (
     SECOND,
     append,
     cancel,
+    early_cancel,
     intent,
     record_of,
     seal,
@@ -348,18 +349,24 @@ async def test_append_of_nothing_tells_the_intent(store):
 
 
 @pytest.mark.parametrize(
-    ("expected", "entries", "epoch"),
-    [(3, [b"x"], 1), (1, [b"a", b"x"], 1), (2, [b"x"], 2), (2, [b"x"], 0), (1, [b"a"], 2)],
+    ("expected", "entries", "epoch", "is_behind"),
+    [
+        (3, [b"x"], 1, True),
+        (1, [b"a", b"x"], 1, False),
+        (2, [b"x"], 2, True),
+        (2, [b"x"], 0, False),
+        (1, [b"a"], 2, True),
+    ],
     ids=["gap", "half-a-repeat", "later-epoch", "earlier-epoch", "repeat-of-another-epoch"],
 )
-async def test_append_that_does_not_fit_is_refused(store, expected, entries, epoch):
-    """A gap, half a repeat, and another epoch leave the log alone."""
+async def test_append_that_does_not_fit_is_refused(store, expected, entries, epoch, is_behind):
+    """A gap, half a repeat, and another epoch leave the log alone. A store that knows less than the owner says so."""
     await store.start(start_run())
     await store.append([append(1, b"a")])
 
     results = await store.append([append(expected, *entries, epoch=epoch)])
 
-    assert list(results) == [AppendResult(accepted=False)]
+    assert list(results) == [AppendResult(accepted=False, is_behind=is_behind)]
     assert await whole_log(store) == [b"started", b"a"]
 
 
@@ -375,9 +382,20 @@ async def test_append_to_an_unknown_or_ended_run_is_refused(store):
     assert list(results) == [
         AppendResult(accepted=False, intent=intent()),
         AppendResult(accepted=False, intent=intent()),
-        AppendResult(accepted=False),
+        AppendResult(accepted=False, is_behind=True),
     ]
     assert await whole_log(store) == [b"started", b"a", b"finished"]
+
+
+async def test_append_to_an_early_cancel_says_that_the_store_has_lost_the_run(store):
+    """Nobody ever owned it: whoever writes to it as its owner knows more."""
+    await store.record_intent(early_cancel())
+
+    results = await store.append([append(1, b"a")])
+    result = await store.seal(seal(1))
+
+    assert [(each.accepted, each.is_behind) for each in (*results, result)] == [(False, True)] * 2
+    assert (await record_of(store)).fingerprint == ""
 
 
 async def test_appends_at_once_take_effect_in_call_order(store):

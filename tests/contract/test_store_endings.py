@@ -1,6 +1,7 @@
 """What every store does with intents, seals, owners and conversations."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -19,7 +20,6 @@ from contract.store_cases import (
     start_run,
     whole_log,
 )
-from midstream_server.errors import RunNotFound
 from midstream_server.model import CancelReason, RunKey, RunState
 from midstream_server.stores.base import (
     IntentOutcome,
@@ -217,6 +217,20 @@ async def test_seal_keeps_the_intent_that_is_there_and_adds_its_own_otherwise(st
     assert added.record.intent == intent("limit")
 
 
+async def test_seal_from_the_log_is_refused_once_an_intent_has_come(store):
+    """Who never drove the run has to look again: the intent decides."""
+    await store.start(start_run())
+    await store.record_intent(cancel(text="stop"))
+
+    blind = await store.seal(replace(seal(1, state=RunState.FAILED), from_log=True))
+    seeing = await store.seal(replace(seal(1, intent=intent("stop"), state=RunState.CANCELLED), from_log=True))
+
+    assert not blind.accepted
+    assert (blind.record.phase, blind.record.intent) == (RecordPhase.LIVE, intent("stop"))
+    assert seeing.accepted
+    assert seeing.record.state is RunState.CANCELLED
+
+
 async def test_same_seal_again_is_accepted_and_changes_nothing(store):
     """A seal whose answer was lost is repeated as it was."""
     await store.start(start_run())
@@ -240,6 +254,7 @@ async def test_seal_that_does_not_fit_is_refused(store):
     second = await store.seal(seal(2, b"x", b"finished", state=RunState.FAILED))
 
     assert [result.accepted for result in refused] == [False, False, False]
+    assert [result.is_behind for result in refused] == [True, False, True]
     assert all(result.record == before for result in refused)
     assert before.phase is RecordPhase.LIVE
     assert not second.accepted
@@ -247,11 +262,13 @@ async def test_seal_that_does_not_fit_is_refused(store):
     assert await whole_log(store) == [b"started", b"a", b"finished"]
 
 
-async def test_seal_of_an_unknown_run_is_an_error(store):
-    """There is no record to answer with."""
-    with pytest.raises(RunNotFound):
-        await store.seal(seal(1))
+async def test_seal_of_an_unknown_run_says_that_the_store_has_lost_it(store):
+    """There is no record to answer with: only an owner seals, and what it owns was once there."""
+    result = await store.seal(seal(1))
 
+    assert not result.accepted
+    assert result.is_behind
+    assert result.record is None
     assert await store.get(KEY) is None
 
 
@@ -337,15 +354,17 @@ async def test_orphans_are_live_runs_of_other_owners(store):
     assert set(limited) < set(orphans)
 
 
-async def test_heartbeat_of_an_exclusive_store_brings_nothing(store):
+async def test_heartbeat_of_an_exclusive_store_brings_nothing(exclusive_store):
     """There are no others who could have recorded an intent."""
-    await store.start(start_run())
-    await store.record_intent(cancel())
+    await exclusive_store.start(start_run())
+    await exclusive_store.record_intent(cancel())
 
-    intents = await store.heartbeat(OWNER)
+    first, second = await exclusive_store.heartbeat(OWNER), await exclusive_store.heartbeat("another")
 
-    assert store.exclusive
-    assert intents == {}
+    assert exclusive_store.exclusive
+    assert first.intents == {}
+    assert first.generation == second.generation
+    assert list(await exclusive_store.lost_claims("another", 10)) == []
 
 
 # --- Conversations ---------------------------------------------------------------------------------------------------

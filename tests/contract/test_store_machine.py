@@ -36,22 +36,23 @@ class StoreMachine(RuleBasedStateMachine):
         self._loop = asyncio.new_event_loop()
         self._folder = tempfile.TemporaryDirectory()
         self.memory = MemoryRunStore()
-        self.sqlite = self._new_sqlite()
+        self.store = self.new_store()
         self._loop.run_until_complete(self.memory.open())
-        self._loop.run_until_complete(self.sqlite.open())
+        self._loop.run_until_complete(self.store.open())
 
-    def _new_sqlite(self) -> SqliteRunStore:
+    def new_store(self) -> RunStore:
+        """The store to try, with what is in it; the first one is empty."""
         return SqliteRunStore(Path(self._folder.name) / "runs.db", durability="process")
 
     def teardown(self) -> None:
         """Closes everything."""
-        self._loop.run_until_complete(self.sqlite.close())
+        self._loop.run_until_complete(self.store.close())
         self._loop.close()
         self._folder.cleanup()
 
     def compare(self, operation: Callable[[RunStore], Awaitable[Any]]) -> Any:
         """Both answer the same."""
-        answers = [self._loop.run_until_complete(_answer(operation, store)) for store in (self.memory, self.sqlite)]
+        answers = [self._loop.run_until_complete(_answer(operation, store)) for store in (self.memory, self.store)]
         assert answers[0] == answers[1]
         return answers[0]
 
@@ -175,9 +176,9 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def open_again(self):
         """SQLite is closed and opened; members that are not live are gone from conversations, so memory forgets too."""
-        self._loop.run_until_complete(self.sqlite.close())
-        self.sqlite = self._new_sqlite()
-        self._loop.run_until_complete(self.sqlite.open())
+        self._loop.run_until_complete(self.store.close())
+        self.store = self.new_store()
+        self._loop.run_until_complete(self.store.open())
         for run in KEYS:
             record = self._loop.run_until_complete(self.memory.get(run))
             if record is None or record.state.is_ending:

@@ -22,7 +22,16 @@ from midstream_simulator import Simulator
 
 RESTART_LIMIT_SECONDS = 2.0
 _LISTENING = "midstream listening on "
-_MODELS = ("count-20000-4000", "count-2000-400", "count-30-200", "reason-20-300", "stall-3", "cut-10", "error-frame-8", "tool-call-50")
+_MODELS = (
+    "count-20000-4000",
+    "count-2000-400",
+    "count-30-200",
+    "reason-20-300",
+    "stall-3",
+    "cut-10",
+    "error-frame-8",
+    "tool-call-50",
+)
 
 
 @dataclass

@@ -9,8 +9,9 @@ from google.protobuf.duration_pb2 import Duration
 from midstream.v1 import run_pb2
 from midstream_server.app import serving
 from midstream_server.settings import AliasSettings, UpstreamSettings
-from midstream_simulator import Finish, Role, Simulator, Stall, Text
-from rpc.served import Service, Stream, opened, request_for, settings_for
+from midstream_simulator import Done, Error, Finish, Respond, Role, Simulator, Stall, Text, Usage, streamed
+from rpc.dialect_service import CASES, DialectCase, dialect_service
+from rpc.served import Service, Stream, opened, request_for, settings_for, text_of
 
 
 @asynccontextmanager
@@ -45,6 +46,66 @@ async def test_the_next_stop_answers_when_the_first_is_unavailable(first):
         assert [request.model for request in service.simulator.requests] == [first, "count-3"]
 
 
+@pytest.mark.parametrize("kind", ["overloaded_error", "rate_limit_error", "insufficient_quota"])
+async def test_the_next_stop_answers_when_the_first_fails_in_its_stream_before_any_output(kind: str):
+    """A status 200, a role and a count of the prompt are no output; nothing of them is the answer's."""
+    async with routed("busy", "plain") as service:
+        service.simulator.play("busy", [Role(), Usage(prompt_tokens=77), Error(type=kind)])
+        service.simulator.play("plain", [Role(), Text(["Hello"]), Finish(), Done()])
+        run = await _run(service)
+
+        assert (run.state, text_of(run), run.attempts) == (run_pb2.RUN_STATE_COMPLETED, "Hello", 2)
+        assert run.upstream_request_id == "chatcmpl-simulated-2"
+        assert not run.usage.HasField("input")
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.name)
+async def test_an_error_in_the_stream_is_tried_again_at_the_same_upstream(case: DialectCase):
+    """In every dialect: before any output it is what the HTTP status would be; all attempts are counted."""
+    async with dialect_service(case, max_attempts=2) as service:
+        service.simulator.play("m", [Role(), Error(type="server_error")], streamed(Text(["Hello"])))
+        run = await (await service.generate("m")).to_end()
+
+        assert (run.state, text_of(run), run.attempts) == (run_pb2.RUN_STATE_COMPLETED, "Hello", 2)
+
+
+async def test_an_error_in_the_stream_after_output_is_the_end():
+    """The text is kept, and nothing is asked again."""
+    async with routed("error-frame-2", "count-3") as service:
+        run = await _run(service)
+
+        assert run.state == run_pb2.RUN_STATE_FAILED
+        assert run.attempts == 1
+        assert text_of(run)
+        assert "UPSTREAM_UNAVAILABLE" in str(run.error)
+
+
+async def test_an_error_in_the_stream_that_blames_the_request_is_not_tried_elsewhere():
+    """It would only be asked the same wrong thing."""
+    async with routed("wrong", "count-3") as service:
+        service.simulator.play("wrong", [Role(), Error(type="invalid_request_error")])
+        run = await _run(service)
+
+        assert run.state == run_pb2.RUN_STATE_FAILED
+        assert run.attempts == 1
+        assert "UPSTREAM_REJECTED" in str(run.error)
+
+
+async def test_a_prompt_that_the_first_stop_blocks_is_its_answer():
+    """Azure's way of saying it, a status 400, is no failure: finished by the filter, with nothing said."""
+    async with routed("blocked", "count-3") as service:
+        body = {"error": {"code": "content_filter", "message": "filtered", "param": "prompt", "status": 400}}
+        service.simulator.play("blocked", [Respond(400, body)])
+        run = await _run(service)
+
+        assert (run.state, run.finish_reason) == (run_pb2.RUN_STATE_COMPLETED, run_pb2.FINISH_REASON_CONTENT_FILTER)
+        assert run.raw_finish_reason == "content_filter"
+        assert not run.HasField("error")
+        assert not run.message.parts
+        assert not run.HasField("usage")
+        assert run.attempts == 1
+
+
 async def test_a_rejected_request_is_not_tried_elsewhere():
     """Another stop would only be asked the same wrong thing."""
     async with routed("error-400", "count-3") as service:
@@ -67,7 +128,7 @@ async def test_after_output_there_is_no_other_stop():
 async def test_a_first_token_timeout_fails_over():
     """The silent stop is closed before the next is called: one attempt at a time."""
     async with routed("stall", "count-3") as service:
-        run = await _run(service, limits=run_pb2.RunLimits(first_token=Duration(nanos=200_000_000)))
+        run = await _run(service, limits=run_pb2.RunLimits(first_token=Duration(nanos=500_000_000)))
 
         silent = await service.simulator.received(1)
         assert run.state == run_pb2.RUN_STATE_COMPLETED

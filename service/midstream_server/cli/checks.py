@@ -15,11 +15,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from midstream_server.cli.configuration import read_key
+from midstream_server.cli.endpoint import Endpoint
 from midstream_server.cli.health import probe
 from midstream_server.cli.processes import holder_of, listener_on
 from midstream_server.errors import InvalidSettings, StoreCorrupt, StoreLocked, StoreUnavailable
+from midstream_server.rpc.tls import TlsFiles, server_credentials
 from midstream_server.settings import Settings, UpstreamSettings
 from midstream_server.stores.sqlite import SqliteRunStore
+from midstream_server.stores.valkey import ValkeyRunStore
 from midstream_server.upstreams import local_engine
 
 OLDEST_PYTHON = (3, 11)
@@ -70,8 +73,39 @@ def check_listen(settings: Settings) -> Finding:
 
 
 def serves(settings: Settings) -> bool:
-    """Whether a Midstream serves at this address now."""
-    return settings.listen_port != 0 and probe(settings.listen, "", _PROBE_SECONDS)[0]
+    """Whether a Midstream serves at this address now. Over TLS: one that shows our certificate."""
+    if settings.listen_port == 0:
+        return False
+    if settings.tls.cert_file:
+        return _shows_certificate(settings)
+    return probe(Endpoint(settings.listen), "", _PROBE_SECONDS)[0]
+
+
+def check_tls(settings: Settings) -> Finding:
+    """Whether the listener can speak TLS with its files."""
+    try:
+        server_credentials(TlsFiles(**settings.tls.model_dump()))
+    except InvalidSettings as error:
+        return _problem("tls", error.message, "mend it; the server does not start like this")
+    return _fine(
+        "tls", f"clients {'must show a certificate' if settings.tls.client_ca_file else 'need no certificate'}"
+    )
+
+
+def _shows_certificate(settings: Settings) -> bool:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # compared below, and nothing is sent
+    address = (settings.listen_host, settings.listen_port)
+    try:
+        ours = Path(settings.tls.cert_file).read_text(encoding="ascii").partition("-----END CERTIFICATE-----")
+        with (
+            socket.create_connection(address, timeout=_PROBE_SECONDS) as connection,
+            context.wrap_socket(connection) as encrypted,
+        ):
+            shown = encrypted.getpeercert(binary_form=True)
+        return shown == ssl.PEM_cert_to_DER_cert(ours[0][ours[0].index("-----BEGIN") :] + ours[1])
+    except (OSError, ValueError):
+        return False
 
 
 def _bind(host: str, port: int) -> None:
@@ -119,7 +153,7 @@ async def check_store(settings: Settings) -> Finding:
             advice="use sqlite:///path to keep them",
         )
     if path is None:
-        return _problem("store", f"{settings.store_shown} is not in this version", "use sqlite:///path, or memory:")
+        return await _open_shared_store(settings)
     if finding := _check_folder(path):
         return finding
     return (path.exists() and await _open_store(path, settings)) or _check_space(path)
@@ -156,6 +190,21 @@ async def _open_store(path: Path, settings: Settings) -> Finding | None:
     finally:
         await store.close()
     return None
+
+
+async def _open_shared_store(settings: Settings) -> Finding:
+    try:
+        store = ValkeyRunStore(settings.store, durability=settings.durability, lease_seconds=settings.replica.lease)
+        await store.open()
+    except (InvalidSettings, StoreUnavailable) as error:
+        return _problem("store", error.message, f"see whether {settings.store_shown} is right, and its server well")
+    try:
+        await store.probe()
+    except StoreUnavailable as error:
+        return _problem("store", error.message, "see the log of the server")
+    finally:
+        await store.close()
+    return _fine("store", f"{settings.store_shown} can be written")
 
 
 def _check_space(path: Path) -> Finding:

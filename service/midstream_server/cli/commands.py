@@ -1,18 +1,21 @@
 """The command line: what each command takes. What a command does is loaded when it runs, so that help is quick."""
 
 import os
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from midstream_server.cli import options
+from midstream_server.cli.endpoint import Endpoint
 from midstream_server.cli.options import (
     DEFAULT_SERVER,
+    Config,
     Conflict,
     Detach,
     Json,
     Labels,
+    Listen,
+    LogLevel,
     MaxTokens,
     NewRunId,
     Prompt,
@@ -21,8 +24,12 @@ from midstream_server.cli.options import (
     Server,
     State,
     Stop,
+    Store,
     System,
     Temperature,
+    TlsCa,
+    TlsCert,
+    TlsName,
     TopP,
 )
 from midstream_server.cli.outcome import outcome
@@ -37,14 +44,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", metavar="FILE", help="A TOML file. Default: what MIDSTREAM_CONFIG names."),
-]
-Listen = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 picks a free one.")]
-Store = Annotated[str | None, typer.Option(metavar="STORE", help="memory: or sqlite:///path.")]
-LogLevel = Annotated[str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -80,6 +79,9 @@ def main() -> None:
 def serve(
     config: Config = None,
     listen: Listen = None,
+    workers: Annotated[
+        int | None, typer.Option(help="So many processes on this address, over a valkey:// store.")
+    ] = None,
     store: Store = None,
     durability: Annotated[str | None, typer.Option(metavar="LEVEL", help="process, disk or replica.")] = None,
     drain_seconds: Annotated[float | None, typer.Option(help="How long a stopping server lets runs finish.")] = None,
@@ -97,6 +99,7 @@ def serve(
 
     flags = {
         "listen": listen,
+        "workers": workers,
         "store": store,
         "durability": durability,
         "drain_seconds": drain_seconds,
@@ -139,14 +142,18 @@ def demo(
 @app.command()
 def health(
     server: Server = DEFAULT_SERVER,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
     service: Annotated[str, typer.Option(metavar="NAME", help="A service. Default: the server as a whole.")] = "",
+    tls_name: TlsName = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 3.0,
     as_json: Json = False,
 ) -> None:
     """Ask a server whether it serves (grpc.health.v1); exit 0 if so."""
     from midstream_server.cli import health as command
 
-    raise typer.Exit(outcome(lambda: command.health(server, service, timeout, as_json)))
+    at = Endpoint(server, tls_ca, tls_cert)
+    raise typer.Exit(outcome(lambda: command.health(at, service, timeout, tls_name=tls_name, json_output=as_json)))
 
 
 # --- Runs -------------------------------------------------------------------------------------------------------------
@@ -157,6 +164,8 @@ def run(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="UPSTREAM/NAME or an alias.", show_default=False)],
     prompt: Prompt = None,
     server: Server = DEFAULT_SERVER,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
     system: System = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
@@ -230,7 +239,8 @@ def run(
         grace=options.duration(grace, "--grace"),
         on_conflict=policy,
     )
-    raise typer.Exit(outcome(lambda: command.run(server, model, text, chosen, json_output=as_json), server))
+    at = Endpoint(server, tls_ca, tls_cert)
+    raise typer.Exit(outcome(lambda: command.run(at, model, text, chosen, json_output=as_json), server))
 
 
 @app.command("continue")
@@ -238,6 +248,8 @@ def continue_run(
     run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="The run to go on with.", show_default=False)],
     prompt: Prompt = None,
     server: Server = DEFAULT_SERVER,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Default: the run's own.")] = None,
     system: System = None,
     max_tokens: MaxTokens = None,
@@ -265,8 +277,9 @@ def continue_run(
         "stop": stop,
     }
     chosen = generate_options(parameters=parameters) | {"run_id": new_run_id, "system": system}
+    at = Endpoint(server, tls_ca, tls_cert)
     raise typer.Exit(
-        outcome(lambda: command.continue_run(server, run_id, model, text, chosen, json_output=as_json), server)
+        outcome(lambda: command.continue_run(at, run_id, model, text, chosen, json_output=as_json), server)
     )
 
 
@@ -274,6 +287,8 @@ def continue_run(
 def watch(
     run_id: RunId,
     server: Server = DEFAULT_SERVER,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
     after: Annotated[int | None, typer.Option(metavar="N", min=0, help="Begin after this sequence.")] = None,
     snapshot: Annotated[bool, typer.Option("--snapshot", help="Begin with all so far at once.")] = False,
     claim: Annotated[bool, typer.Option("--claim", help="Leaving (Ctrl-C) stops the run.")] = False,
@@ -284,9 +299,10 @@ def watch(
         raise typer.BadParameter("--after and --snapshot say different things")
     from midstream_server.cli import run as command
 
+    at = Endpoint(server, tls_ca, tls_cert)
     raise typer.Exit(
         outcome(
-            lambda: command.watch(server, run_id, after=after, snapshot=snapshot, claim=claim, json_output=as_json),
+            lambda: command.watch(at, run_id, after=after, snapshot=snapshot, claim=claim, json_output=as_json),
             server,
         )
     )
@@ -296,6 +312,8 @@ def watch(
 def get(
     run_id: RunId,
     server: Server = DEFAULT_SERVER,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
     wait: Annotated[bool, typer.Option("--wait", help="Answer when the run has ended.")] = False,
     replay: Annotated[bool, typer.Option("--replay", help="Only what is safe to send back to a model.")] = False,
     as_json: Json = False,
@@ -303,14 +321,15 @@ def get(
     """Show a run and its text, whole or partial."""
     from midstream_server.cli import runs as command
 
-    raise typer.Exit(
-        outcome(lambda: command.get(server, run_id, wait=wait, replay=replay, json_output=as_json), server)
-    )
+    at = Endpoint(server, tls_ca, tls_cert)
+    raise typer.Exit(outcome(lambda: command.get(at, run_id, wait=wait, replay=replay, json_output=as_json), server))
 
 
 @app.command("list")
 def list_runs(
     server: Server = DEFAULT_SERVER,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 50,
     state: Annotated[State | None, typer.Option(help="Only in this state.", show_default=False)] = None,
     conversation: Annotated[str, typer.Option(metavar="ID", help="Only of this conversation.")] = "",
@@ -324,13 +343,16 @@ def list_runs(
     filters = command.Filters(
         state=state, conversation_id=conversation, parent_run_id=parent, labels=options.pairs(label, "--label")
     )
-    raise typer.Exit(outcome(lambda: command.list_runs(server, filters, limit=limit, json_output=as_json), server))
+    at = Endpoint(server, tls_ca, tls_cert)
+    raise typer.Exit(outcome(lambda: command.list_runs(at, filters, limit=limit, json_output=as_json), server))
 
 
 @app.command()
 def cancel(
     run_id: RunId,
     server: Server = DEFAULT_SERVER,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="For people who look later.")] = "",
     wait: Annotated[
         str | None, typer.Option(metavar="DURATION", help="For the ending, at most 60s; 0s: not at all. Default: 5s.")
@@ -341,22 +363,33 @@ def cancel(
     from midstream_server.cli import runs as command
 
     seconds = options.duration(wait, "--wait")
+    at = Endpoint(server, tls_ca, tls_cert)
     raise typer.Exit(
-        outcome(lambda: command.cancel(server, run_id, reason=reason, wait=seconds, json_output=as_json), server)
+        outcome(lambda: command.cancel(at, run_id, reason=reason, wait=seconds, json_output=as_json), server)
     )
 
 
 @app.command()
-def delete(run_id: RunId, server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
+def delete(
+    run_id: RunId,
+    server: Server = DEFAULT_SERVER,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    as_json: Json = False,
+) -> None:
     """Delete what an ended run made."""
     from midstream_server.cli import runs as command
 
-    raise typer.Exit(outcome(lambda: command.delete(server, run_id, json_output=as_json), server))
+    at = Endpoint(server, tls_ca, tls_cert)
+    raise typer.Exit(outcome(lambda: command.delete(at, run_id, json_output=as_json), server))
 
 
 @app.command()
-def models(server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
+def models(
+    server: Server = DEFAULT_SERVER, tls_ca: TlsCa = None, tls_cert: TlsCert = None, as_json: Json = False
+) -> None:
     """List the models that can be named."""
     from midstream_server.cli import runs as command
 
-    raise typer.Exit(outcome(lambda: command.models(server, json_output=as_json), server))
+    at = Endpoint(server, tls_ca, tls_cert)
+    raise typer.Exit(outcome(lambda: command.models(at, json_output=as_json), server))

@@ -19,7 +19,7 @@ from midstream_server.errors import InvalidSettings
 from midstream_server.settings import NESTING, VARIABLE_PREFIX, Settings, UpstreamSettings
 
 CONFIG_VARIABLE = "MIDSTREAM_CONFIG"
-_OTHER_VARIABLES = frozenset({"config", "server", "shared_fixtures"})
+_OTHER_VARIABLES = frozenset({"config", "server", "shared_fixtures", "tls_ca", "tls_cert", "tls_name"})
 """Variables with our prefix that are not settings."""
 _NEAR = 0.75
 _WORDS = {

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from midstream_server.cli.configuration import Configuration, nearest
 from midstream_server.errors import InvalidSettings
 from midstream_server.settings import UpstreamSettings, is_loopback
-from midstream_server.upstreams.profiles import PRESETS
+from midstream_server.upstreams.profiles import PRESETS, Preset
 
 AVAILABLE_DIALECTS = frozenset({"openai-chat", "openai-responses", "anthropic", "gemini", "ollama", "local"})
 LOCAL = "local"
@@ -24,7 +24,7 @@ def discover(
     """
     known = frozenset(dialects)
     settings = configuration.settings
-    upstreams = {name: _completed(name, upstream, known) for name, upstream in settings.upstreams.items()}
+    upstreams = {name: _completed(name, upstream, environment, known) for name, upstream in settings.upstreams.items()}
     origins = dict(configuration.origins)
     if not upstreams:
         for name, variable, upstream in _offered(environment, known):
@@ -35,7 +35,9 @@ def discover(
     return replace(configuration, settings=settings.model_copy(update={"upstreams": upstreams}), origins=origins)
 
 
-def _completed(name: str, upstream: UpstreamSettings, known: frozenset[str]) -> UpstreamSettings:
+def _completed(
+    name: str, upstream: UpstreamSettings, environment: Mapping[str, str], known: frozenset[str]
+) -> UpstreamSettings:
     """A configured upstream with what its preset says and it does not."""
     if upstream.dialect not in known:
         there = ", ".join(sorted(known))
@@ -47,13 +49,14 @@ def _completed(name: str, upstream: UpstreamSettings, known: frozenset[str]) -> 
     preset = PRESETS.get(upstream.preset)
     if preset is None:
         raise InvalidSettings(f"upstreams.{name}.preset: unknown{nearest(upstream.preset, PRESETS)}")
-    if not (upstream.base_url or preset.base_url):
+    base_url = upstream.base_url or preset.base_url or _address(preset, environment)
+    if not base_url:
         raise InvalidSettings(f"upstreams.{name}: base_url is missing; every user of '{upstream.preset}' has another")
     has_key = upstream.api_key_env or upstream.api_key_file
     return upstream.model_copy(
         update={
-            "base_url": upstream.base_url or preset.base_url,
-            "api_key_env": upstream.api_key_env if has_key else preset.key_variable,
+            "base_url": base_url,
+            "api_key_env": upstream.api_key_env if has_key else _key_variable(preset, environment),
         }
     )
 
@@ -62,12 +65,13 @@ def _offered(environment: Mapping[str, str], known: frozenset[str]) -> Iterator[
     """What the environment offers: name, variable, upstream. A key enables the first preset that it is usual for."""
     used: set[str] = set()
     for name, preset in PRESETS.items():
-        is_there = environment.get(preset.key_variable, "").strip() and not _is_local(preset.base_url)
-        if is_there and preset.dialect in known and preset.key_variable not in used:
-            used.add(preset.key_variable)
-            fields = {"dialect": preset.dialect, "preset": name, "base_url": preset.base_url}
-            upstream = UpstreamSettings.model_validate(fields | {"api_key_env": preset.key_variable})
-            yield name, preset.key_variable, upstream
+        key = _key_variable(preset, environment)
+        address = _address(preset, environment)
+        is_there = environment.get(key, "").strip() and address
+        if is_there and preset.dialect in known and key not in used:
+            used.add(key)
+            fields = {"dialect": preset.dialect, "preset": name, "base_url": address, "api_key_env": key}
+            yield name, key, UpstreamSettings.model_validate(fields)
     if host := environment.get("OLLAMA_HOST", "").strip():
         address = ollama_address(host)
         if "ollama" in known:
@@ -77,9 +81,25 @@ def _offered(environment: Mapping[str, str], known: frozenset[str]) -> Iterator[
             yield "ollama", "OLLAMA_HOST", upstream
 
 
-def _is_local(base_url: str) -> bool:
-    """Whether a preset's address is only where a server of one's own would be, or none at all."""
-    return not base_url or is_loopback(urlsplit(base_url).hostname or "")
+def _key_variable(preset: Preset, environment: Mapping[str, str]) -> str:
+    """The variable that holds the key: of those that are usual the first that is set, or the first."""
+    is_set = (name for name in preset.key_variables if environment.get(name, "").strip())
+    return next(is_set, preset.key_variables[0] if preset.key_variables else "")
+
+
+def _address(preset: Preset, environment: Mapping[str, str]) -> str:
+    """Where the owner of a key has its endpoint. Empty: nobody knows, as with a server of one's own.
+
+    Raises:
+        InvalidSettings: the environment says what is no address.
+    """
+    said = environment.get(preset.address_variable, "").strip().rstrip("/")
+    if not said:
+        is_known = preset.base_url and not is_loopback(urlsplit(preset.base_url).hostname or "")
+        return preset.base_url if is_known else ""
+    if urlsplit(said).scheme not in ("http", "https") or not urlsplit(said).hostname:
+        raise InvalidSettings(f"{preset.address_variable}: must be an http or https address (it is '{said}')")
+    return said if said.endswith(preset.address_path) else said + preset.address_path
 
 
 def ollama_address(host: str) -> str:

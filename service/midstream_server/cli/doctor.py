@@ -42,6 +42,8 @@ async def examine(config: Path | None, flags: Mapping[str, Any], environment: Ma
     settings = configuration.settings
     findings.append(Finding(subject="settings", level=Level.OK, message=_origin(configuration.origins)))
     findings.append(await asyncio.to_thread(checks.check_listen, settings))
+    if settings.tls.cert_file:
+        findings.append(checks.check_tls(settings))
     findings.append(await checks.check_store(settings))
     findings.extend(await _check_upstreams(settings, environment))
     return findings

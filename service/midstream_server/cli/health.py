@@ -1,14 +1,17 @@
 """`midstream health`: the standard health check of gRPC, as a command."""
 
 from midstream_server.cli import terminal
+from midstream_server.cli.endpoint import Endpoint
 
 
-def probe(server: str, service: str, timeout: float) -> tuple[bool, str]:
+def probe(endpoint: Endpoint, service: str, timeout: float, tls_name: str | None = None) -> tuple[bool, str]:
     """Asks once; whether it serves, and the answer in a word or a sentence."""
     import grpc
     from grpc_health.v1 import health_pb2
 
-    with grpc.insecure_channel(server) as channel:
+    server, credentials = endpoint.address, endpoint.credentials()
+    options = [("grpc.ssl_target_name_override", tls_name)] if tls_name else []
+    with grpc.secure_channel(server, credentials, options) if credentials else grpc.insecure_channel(server) as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -28,10 +31,11 @@ def probe(server: str, service: str, timeout: float) -> tuple[bool, str]:
     )
 
 
-def health(server: str, service: str, timeout: float, as_json: bool) -> int:
+def health(endpoint: Endpoint, service: str, timeout: float, *, tls_name: str | None, json_output: bool) -> int:
     """Prints the answer; 0 if it serves."""
-    serving, answer = probe(server, service, timeout)
-    if as_json:
+    server = endpoint.address
+    serving, answer = probe(endpoint, service, timeout, tls_name)
+    if json_output:
         terminal.print_json({"server": server, "service": service, "serving": serving, "answer": answer})
     elif serving:
         terminal.answers().line(answer)

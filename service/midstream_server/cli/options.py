@@ -3,15 +3,47 @@
 import enum
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 DEFAULT_SERVER = "127.0.0.1:50051"
 
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="A TOML file. Default: what MIDSTREAM_CONFIG names."),
+]
+Listen = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 picks a free one.")]
+Store = Annotated[str | None, typer.Option(metavar="STORE", help="memory: or sqlite:///path.")]
+LogLevel = Annotated[str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")]
 Server = Annotated[
     str,
     typer.Option("--server", metavar="HOST:PORT", envvar="MIDSTREAM_SERVER", help="The server to talk to."),
+]
+TlsCa = Annotated[
+    str | None,
+    typer.Option(
+        "--tls-ca",
+        metavar="FILE",
+        envvar="MIDSTREAM_TLS_CA",
+        help="Speak TLS; trust the authorities in this file, or 'system' for those of this machine.",
+    ),
+]
+TlsCert = Annotated[
+    str | None,
+    typer.Option(
+        "--tls-cert",
+        metavar="FILE",
+        envvar="MIDSTREAM_TLS_CERT",
+        help="Speak TLS; show the certificate in this file, which also holds its key.",
+    ),
+]
+TlsName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", envvar="MIDSTREAM_TLS_NAME", help="The name in the server's certificate, if not the address's."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line, with the names of the contract.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN_ID", help="The run's id.", show_default=False)]

@@ -79,7 +79,7 @@ def sentence(error: BaseException, server: str) -> str:
         case ConnectionLost() if error.run_id:
             return f"the connection to {server} was lost; 'midstream watch {error.run_id}' goes on if the run does"
         case ConnectionLost():
-            return f"the server at {server} does not answer"
+            return f"the server at {server} does not answer; if it speaks TLS, name its authority with --tls-ca"
         case InvalidRequest() if error.field_violations:
             fields = "; ".join(f"{each.field}: {each.description}" for each in error.field_violations)
             return f"the request is not valid: {fields}"

@@ -7,32 +7,32 @@ from typing import Any
 
 import typer
 
-from midstream_client import AsyncClient, Client
+from midstream_server.cli.endpoint import Endpoint
 from midstream_server.cli.follow import JsonPrinter, Session, TextPrinter
 from midstream_server.cli.outcome import require_server
 
 
-def run(server: str, model: str, prompt: str, options: Mapping[str, Any], *, json_output: bool) -> int:
+def run(endpoint: Endpoint, model: str, prompt: str, options: Mapping[str, Any], *, json_output: bool) -> int:
     """Starts a run, or attaches to it, and shows it to its end."""
-    require_server(server)
-    return asyncio.run(_run(server, model, prompt, options, json_output=json_output))
+    require_server(endpoint.address)
+    return asyncio.run(_run(endpoint, model, prompt, options, json_output=json_output))
 
 
 def continue_run(
-    server: str, run_id: str, model: str | None, prompt: str, options: Mapping[str, Any], *, json_output: bool
+    endpoint: Endpoint, run_id: str, model: str | None, prompt: str, options: Mapping[str, Any], *, json_output: bool
 ) -> int:
     """Starts a run that goes on with the text of another, by default with its model, and shows it to its end."""
-    require_server(server)
+    require_server(endpoint.address)
     if model is None:
-        with Client(server) as client:
+        with endpoint.client() as client:
             model = client.get(run_id).model
-    return run(server, model, prompt, {**options, "continue_from": run_id}, json_output=json_output)
+    return run(endpoint, model, prompt, {**options, "continue_from": run_id}, json_output=json_output)
 
 
-def watch(server: str, run_id: str, *, after: int | None, snapshot: bool, claim: bool, json_output: bool) -> int:
+def watch(endpoint: Endpoint, run_id: str, *, after: int | None, snapshot: bool, claim: bool, json_output: bool) -> int:
     """Shows a run that exists."""
-    require_server(server)
-    return asyncio.run(_watch(server, run_id, after, snapshot=snapshot, claim=claim, json_output=json_output))
+    require_server(endpoint.address)
+    return asyncio.run(_watch(endpoint, run_id, after, snapshot=snapshot, claim=claim, json_output=json_output))
 
 
 def read_prompt(prompt: str | None) -> str:
@@ -48,17 +48,19 @@ def read_prompt(prompt: str | None) -> str:
     return prompt
 
 
-async def _run(server: str, model: str, prompt: str, options: Mapping[str, Any], *, json_output: bool) -> int:
+async def _run(endpoint: Endpoint, model: str, prompt: str, options: Mapping[str, Any], *, json_output: bool) -> int:
     async with (
-        AsyncClient(server) as client,
+        endpoint.async_client() as client,
         client.generate(model, prompt, **options) as stream,
     ):
         return await Session(stream, _printer(json_output), stops_run=True).follow()
 
 
-async def _watch(server: str, run_id: str, after: int | None, *, snapshot: bool, claim: bool, json_output: bool) -> int:
+async def _watch(
+    endpoint: Endpoint, run_id: str, after: int | None, *, snapshot: bool, claim: bool, json_output: bool
+) -> int:
     async with (
-        AsyncClient(server) as client,
+        endpoint.async_client() as client,
         client.watch(run_id, after_sequence=after, from_snapshot=snapshot, claim=claim) as stream,
     ):
         return await Session(stream, _printer(json_output), stops_run=claim).follow()

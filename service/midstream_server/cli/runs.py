@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from midstream_client import CancelOutcome, Client, MessageView, RunState
 from midstream_server.cli import terminal
+from midstream_server.cli.endpoint import Endpoint
 from midstream_server.cli.outcome import require_server
 from midstream_server.cli.present import as_json, show_run, state_word, when
 
@@ -12,9 +13,9 @@ _PATIENCE_SECONDS = 30 * 86400.0
 _MAX_PAGE = 500
 
 
-def get(server: str, run_id: str, *, wait: bool, replay: bool, json_output: bool) -> int:
+def get(endpoint: Endpoint, run_id: str, *, wait: bool, replay: bool, json_output: bool) -> int:
     """Shows a run; with `wait` only once it has ended."""
-    with _connected(server) as client:
+    with _connected(endpoint) as client:
         run = client.get(
             run_id,
             view=MessageView.REPLAY if replay else MessageView.AS_STREAMED,
@@ -27,9 +28,9 @@ def get(server: str, run_id: str, *, wait: bool, replay: bool, json_output: bool
     return terminal.OK
 
 
-def cancel(server: str, run_id: str, *, reason: str, wait: float | None, json_output: bool) -> int:
+def cancel(endpoint: Endpoint, run_id: str, *, reason: str, wait: float | None, json_output: bool) -> int:
     """Stops a run and shows what it made."""
-    with _connected(server) as client:
+    with _connected(endpoint) as client:
         result = client.cancel(run_id, reason, wait)
     if json_output:
         outcome = CancelOutcome(result.outcome).name
@@ -47,9 +48,9 @@ def cancel(server: str, run_id: str, *, reason: str, wait: float | None, json_ou
     return terminal.OK
 
 
-def delete(server: str, run_id: str, *, json_output: bool) -> int:
+def delete(endpoint: Endpoint, run_id: str, *, json_output: bool) -> int:
     """Deletes what an ended run made."""
-    with _connected(server) as client:
+    with _connected(endpoint) as client:
         client.delete(run_id)
     if json_output:
         terminal.print_json({})
@@ -58,9 +59,9 @@ def delete(server: str, run_id: str, *, json_output: bool) -> int:
     return terminal.OK
 
 
-def _connected(server: str) -> Client:
-    require_server(server)
-    return Client(server)
+def _connected(endpoint: Endpoint) -> Client:
+    require_server(endpoint.address)
+    return endpoint.client()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +74,10 @@ class Filters:
     labels: Mapping[str, str]
 
 
-def list_runs(server: str, filters: Filters, *, limit: int, json_output: bool) -> int:
+def list_runs(endpoint: Endpoint, filters: Filters, *, limit: int, json_output: bool) -> int:
     """Lists runs, newest first."""
     shown: list[list[str]] = []
-    with _connected(server) as client:
+    with _connected(endpoint) as client:
         runs = client.list(
             state=RunState[filters.state.upper()] if filters.state else None,
             conversation_id=filters.conversation_id,
@@ -95,9 +96,9 @@ def list_runs(server: str, filters: Filters, *, limit: int, json_output: bool) -
     return terminal.OK
 
 
-def models(server: str, *, json_output: bool) -> int:
+def models(endpoint: Endpoint, *, json_output: bool) -> int:
     """Lists the models that can be named."""
-    with _connected(server) as client:
+    with _connected(endpoint) as client:
         answer = client.models()
     if json_output:
         terminal.print_json(as_json(answer))

@@ -31,6 +31,10 @@ def serve(config: Path | None, flags: Mapping[str, Any]) -> int:
     configuration = effective(config, flags, os.environ)
     for warning in configuration.warnings:
         terminal.complain(f"warning: {warning}")
+    if configuration.settings.workers > 1:
+        from midstream_server.cli import workers
+
+        return workers.serve(configuration.settings)
     from midstream_server import app
 
     return app.run(configuration.settings)

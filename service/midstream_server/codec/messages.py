@@ -152,7 +152,7 @@ def put_logprob(target: wire.TokenLogprob, logprob: TokenLogprob) -> None:
     """Fills a TokenLogprob."""
     target.token = logprob.token
     target.logprob = logprob.logprob
-    target.token_bytes = logprob.token_bytes
+    target.raw_bytes = logprob.token_bytes
     for each in logprob.top:
         put_logprob(target.top.add(), each)
 
@@ -162,6 +162,6 @@ def get_logprob(source: wire.TokenLogprob) -> TokenLogprob:
     return TokenLogprob(
         token=source.token,
         logprob=source.logprob,
-        token_bytes=source.token_bytes,
+        token_bytes=source.raw_bytes,
         top=tuple(get_logprob(each) for each in source.top),
     )

@@ -5,15 +5,17 @@ can hold one (`RunStore.exclusive`); otherwise the store's answer to the release
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from midstream_server.clock import Clock
 from midstream_server.engine.live_run import LiveRun
+from midstream_server.engine.restorer import Restorer
 from midstream_server.engine.store_guard import StoreGuard
 from midstream_server.engine.tasks import TaskKeeper
 from midstream_server.model import CancelIntent, CancelReason, DetachAction, DetachPolicy, Instant, RunKey
-from midstream_server.stores.base import IntentOutcome, RecordIntent, RecordPhase, RunStore
+from midstream_server.stores.base import IntentOutcome, LostClaim, RecordIntent, RecordPhase, RunStore
 
 DETACHED_BY = "client"
 
@@ -40,14 +42,20 @@ class ClaimKeeper:
         guard: StoreGuard,
         live: Mapping[RunKey, LiveRun],
         tasks: TaskKeeper,
+        restorer: Restorer,
+        replica: str,
     ) -> None:
         self._store = store
+        self._restorer = restorer
+        self._replica = replica
         self._clock = clock
         self._guard = guard
         self._live = live
         self._tasks = tasks
         self._counted: dict[RunKey, set[str]] = {}
         """The claims of this process's streams by run; a stream may come before its run is live."""
+        self._last_reason: dict[RunKey, CancelReason] = {}
+        """What the stream saw that left such a run last, while others count."""
         self._grace: dict[RunKey, asyncio.TimerHandle] = {}
         self._is_closed = False
         self._kept: dict[str, asyncio.TimerHandle] = {}
@@ -59,10 +67,10 @@ class ClaimKeeper:
 
     def forget(self, claim: Claim) -> None:
         """The store did not add it; others may have left meanwhile."""
-        self._discount(claim)
+        reason = self._discount(claim)
         run = self._live.get(claim.key)
-        if run is not None and self._is_unclaimed(run) and claim.key not in self._grace:
-            self._abandon(run, claim.reason, self._clock.now())
+        if run is not None and reason is not None and self._is_unclaimed(run) and claim.key not in self._grace:
+            self._abandon(run, reason, self._clock.now())
 
     def hold(self, claim: Claim) -> None:
         """The stream is there: its claim counts, and a grace clock stops."""
@@ -92,7 +100,43 @@ class ClaimKeeper:
             return
         if run is not None and self._is_unclaimed(run):
             self._abandon(run, claim.reason, now)
+        elif claim.key in self._counted:
+            self._last_reason[claim.key] = claim.reason
         self._tasks.spawn(self._release(claim, now), f"release {claim.key.run_id}")
+
+    # --- among replicas -------------------------------------------------------------------------------------------
+
+    def known(self, key: RunKey) -> Collection[str]:
+        """The claims on a run that streams of this process hold."""
+        return tuple(self._counted.get(key, ()))
+
+    @property
+    def holds_any(self) -> bool:
+        """Whether any stream of this process holds a claim, or may come back for one."""
+        return bool(self._counted or self._kept)
+
+    async def reclaim(self) -> None:
+        """Adds again what this process holds: others may have released it for dead, or the store have lost it."""
+        for key, claim_ids in tuple(self._counted.items()):
+            for claim_id in tuple(claim_ids):
+                if claim_id in self._counted.get(key, ()):
+                    await self._guard.insist(partial(self._store.claim, key, claim_id, self._replica))
+                if claim_id not in self._counted.get(key, ()):
+                    await self.release_lost(LostClaim(key=key, claim_id=claim_id))  # it left meanwhile
+
+    async def release_lost(self, lost: LostClaim) -> None:
+        """Releases a claim whose replica is gone; `on_detach` applies."""
+        await self._release(Claim(key=lost.key, claim_id=lost.claim_id), self._clock.now())
+
+    async def check_grace(self) -> None:
+        """Runs the clock of our unclaimed runs, for those who released the last claim elsewhere and may be gone."""
+        for key, run in tuple(self._live.items()):
+            is_unwatched = key not in self._counted and key not in self._grace and not run.verdict.is_decided
+            if run.spec.on_detach.action is DetachAction.GRACE and is_unwatched:
+                record = await self._store.get(key)
+                if record is not None and record.phase is RecordPhase.LIVE and record.detach_time is not None:
+                    reason = record.detach_reason or CancelReason.CLIENT_GONE
+                    self._start_grace(key, record.on_detach, reason, record.detach_time)
 
     def close(self) -> None:
         """Stops all clocks, and starts none any more."""
@@ -103,11 +147,14 @@ class ClaimKeeper:
             timer.cancel()
         self._kept.clear()
 
-    def _discount(self, claim: Claim) -> None:
+    def _discount(self, claim: Claim) -> CancelReason | None:
+        """Counts a claim no longer. If it was the last one: what the stream saw that had left before it."""
         claims = self._counted.get(claim.key, set())
         claims.discard(claim.claim_id)
-        if not claims:
-            self._counted.pop(claim.key, None)
+        if claims:
+            return None
+        self._counted.pop(claim.key, None)
+        return self._last_reason.pop(claim.key, None)
 
     def _is_unclaimed(self, run: LiveRun) -> bool:
         """Whether this process knows for certain that nobody follows a run."""
@@ -123,6 +170,7 @@ class ClaimKeeper:
     async def _release(self, claim: Claim, now: Instant) -> None:
         key = claim.key
         record = await self._guard.insist(lambda: self._store.release(key, claim.claim_id, claim.reason, now))
+        self._restorer.remember(partial(self._release_again, claim, now), is_late=True)
         if record is None or record.phase is not RecordPhase.LIVE:
             return
         run = self._live.get(key)
@@ -132,11 +180,16 @@ class ClaimKeeper:
         elif record.detach_time is not None and key not in self._grace and not self._store.exclusive:
             self._start_grace(key, record.on_detach, claim.reason, record.detach_time)
 
+    async def _release_again(self, claim: Claim, now: Instant) -> None:
+        """The store may have lost the claim together with its release; `on_detach` applies all the same."""
+        if await self._store.claim(claim.key, claim.claim_id, self._replica) is not None:
+            await self._store.release(claim.key, claim.claim_id, claim.reason, now)
+
     def _start_grace(self, key: RunKey, policy: DetachPolicy, reason: CancelReason, end: Instant) -> None:
         self._stop_grace(key)
-        self._grace[key] = asyncio.get_running_loop().call_later(
-            policy.grace_seconds, self._end_grace, key, reason, end
-        )
+        # Whoever set the end may have another clock: never longer than the whole grace.
+        seconds = min(policy.grace_seconds, max(0.0, (end - self._clock.now()) / 1e9))
+        self._grace[key] = asyncio.get_running_loop().call_later(seconds, self._end_grace, key, reason, end)
 
     def _stop_grace(self, key: RunKey) -> None:
         timer = self._grace.pop(key, None)

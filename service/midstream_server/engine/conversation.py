@@ -1,4 +1,8 @@
-"""Conversations: the ordered set of their live runs, and what a new run does about the ones before it."""
+"""Conversations: the ordered set of their live runs, and what a new run does about the ones before it.
+
+The order is the store's: of two that join, on whatever replicas, one is before the other. A member joins before its
+record is written; who joins behind it waits for the record, or takes a member that has none out, since its start died.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -11,14 +15,18 @@ from midstream_server.engine.directory import RunDirectory
 from midstream_server.engine.live_run import LiveRun
 from midstream_server.engine.store_guard import RETRY_SECONDS, StoreGuard
 from midstream_server.errors import ConversationBusy, StoreUnavailable
-from midstream_server.model import CancelIntent, CancelReason, ConversationPolicy, RunKey, RunSpec
-from midstream_server.stores.base import RecordPhase
+from midstream_server.model import CancelIntent, CancelReason, ConversationPolicy, Instant, RunKey, RunSpec
+from midstream_server.stores.base import RecordPhase, RunRecord
 
 SUPERSEDED_BY = "conversation"
+UNKNOWN_SECONDS = 5.0
+"""How long a member may have no record: so long may its start take on another replica."""
+SHORTEST_PAUSE_SECONDS = 0.01
+LONGEST_PAUSE_SECONDS = 0.25
 
 
 class JoinOrder:
-    """Of one conversation, one run at a time is joined and created here, so that the next finds its record.
+    """Of one conversation, one run at a time is joined and created here, so that the next finds its record at once.
 
     Two that waited for each other's records could wait for ever: one that left and joins again has changed its place.
     """
@@ -39,7 +47,9 @@ class JoinOrder:
             yield
 
 
-async def join(directory: RunDirectory, key: RunKey, spec: RunSpec, now: int) -> Sequence[RunKey]:
+async def join(
+    directory: RunDirectory, guard: StoreGuard, key: RunKey, spec: RunSpec, now: Instant
+) -> Sequence[RunKey]:
     """Makes a run the last member of its conversation; the live members before it that it has to wait for.
 
     Whatever it raises, the run may have joined.
@@ -49,19 +59,59 @@ async def join(directory: RunDirectory, key: RunKey, spec: RunSpec, now: int) ->
     """
     if not spec.conversation_id:
         return ()
-    earlier = await directory.store.join_conversation(key.tenant, spec.conversation_id, key.run_id, now)
+    place = _Place(directory, guard, key, spec.conversation_id, now)
     if spec.on_conflict is ConversationPolicy.ALLOW:
+        await place.earlier()
         return ()
-    members = [RunKey(key.tenant, run_id) for run_id in earlier]
-    live = [member for member in members if await _is_live(directory, member)]
+    live = await place.live_before()
     if live and spec.on_conflict is ConversationPolicy.REJECT:
         raise ConversationBusy(metadata={"run_ids": ",".join(member.run_id for member in live)[:1024]})
     return live
 
 
-async def _is_live(directory: RunDirectory, member: RunKey) -> bool:
-    record = await directory.store.get(member)
-    return record is not None and record.phase is RecordPhase.LIVE
+class _Place:
+    """The place of one run in its conversation."""
+
+    def __init__(
+        self, directory: RunDirectory, guard: StoreGuard, key: RunKey, conversation_id: str, now: Instant
+    ) -> None:
+        self._store = directory.store
+        self._guard = guard
+        self._key = key
+        self._conversation_id = conversation_id
+        self._now = now
+
+    async def earlier(self) -> Sequence[RunKey]:
+        """Takes the place, or keeps it; the members before it."""
+        key = self._key
+        earlier = await self._guard.ask(
+            lambda: self._store.join_conversation(key.tenant, self._conversation_id, key.run_id, self._now)
+        )
+        return [RunKey(key.tenant, run_id) for run_id in earlier]
+
+    async def live_before(self) -> Sequence[RunKey]:
+        """The live members before it, once it is known of each whether it is live."""
+        loop, pause = asyncio.get_running_loop(), SHORTEST_PAUSE_SECONDS
+        over_at = loop.time() + UNKNOWN_SECONDS
+        while True:
+            records = [(member, await self._record(member)) for member in await self.earlier()]
+            unknown = [member for member, record in records if record is None]
+            if not unknown or self._store.exclusive:
+                break
+            if loop.time() >= over_at:
+                await self._take_out(unknown)
+                break
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        return [member for member, record in records if record is not None and record.phase is RecordPhase.LIVE]
+
+    async def _record(self, member: RunKey) -> RunRecord | None:
+        return await self._guard.ask(lambda: self._store.get(member))
+
+    async def _take_out(self, members: Sequence[RunKey]) -> None:
+        for member in members:
+            leave = partial(self._store.leave_conversation, member.tenant, self._conversation_id, member.run_id)
+            await self._guard.ask(leave)
 
 
 class Turn:

@@ -1,22 +1,28 @@
-"""A reader: a cursor on a run's log, live or stored. It is left alone while it does not read, and delays nobody."""
+"""A reader: a cursor on a run's log, live here, live elsewhere, or ended. It is left alone while it does not read, and
+delays nobody.
+
+live here ── the run is lost ──▶ elsewhere ── it is sealed ──▶ ended. Of a run that is live here it is told only while
+this replica holds its lease. Whoever has seen more than the log holds is told so (CURSOR_AHEAD), and nothing else.
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence
 
 from midstream_server.codec import encode_event, merge_entries
 from midstream_server.engine.assembler import MAX_PAYLOAD_BYTES
+from midstream_server.engine.directory import RunDirectory
 from midstream_server.engine.live_run import LiveRun
 from midstream_server.engine.stored_run import known_record, read_run
-from midstream_server.errors import SlowReader
-from midstream_server.model import Instant, RunKey, RunSnapshot, RunState
-from midstream_server.stores.base import RecordPhase, RunRecord, RunStore
+from midstream_server.engine.tails import Tail
+from midstream_server.errors import CursorAhead, Draining, SlowReader
+from midstream_server.model import Instant, RunKey, RunProgress, RunSnapshot, RunState
+from midstream_server.stores.base import RecordPhase, RunRecord
 
 MAX_BATCH_BYTES = 256 * 1024
 LAG_ENTRIES = 16
 """A reader with more entries than this before it gets them merged."""
 SILENCE_SECONDS = 15.0
 SLOW_READER_SECONDS = 60.0
-FOREIGN_POLL_SECONDS = 0.05
 
 
 class Reader:
@@ -29,8 +35,7 @@ class Reader:
     def __init__(
         self,
         key: RunKey,
-        store: RunStore,
-        run: LiveRun | None,
+        directory: RunDirectory,
         after_sequence: int,
         *,
         as_of: Instant,
@@ -39,9 +44,15 @@ class Reader:
         self.key = key
         self.cursor = after_sequence
         self.on_expire: Callable[[], None] | None = None
-        self._store = store
+        self._directory = directory
+        self._store = directory.store
         self._as_of = as_of
-        self._run = run
+        self._run = directory.live.get(key)
+        self._tail: Tail | None = None
+        self._has_followed = False
+        """Whether the run was live when it was last read: then its end is yet to come."""
+        self._log_end: int | None = None
+        """How long the log is, if it has become shorter than what was read of it."""
         self._wants_snapshot = snapshot
         self._told_state = RunState.RUNNING
         self._is_done = False
@@ -64,20 +75,31 @@ class Reader:
     async def _next(self) -> Sequence[bytes]:
         while not self._is_done:
             if self._is_expired:
-                raise SlowReader(metadata={"last_sequence": str(self.cursor)})
+                raise SlowReader(metadata=self._place())
             run = self._run
             if run is not None and (run.is_lost or (self._wants_snapshot and run.output.log.is_complete)):
                 self._run = run = None
-            if run is None:
-                return await self._next_stored()
-            events = self._next_live(run)
+            events = await (self._next_stored() if run is None else self._next_here(run))
             if events:
                 return events
-            if not self._is_done:
-                await run.output.log.changed.wait()
         return ()
 
+    def close(self) -> None:
+        """Nobody reads any more."""
+        self._leave_tail()
+
     # --- a run of this process ----------------------------------------------------------------------------------
+
+    async def _next_here(self, run: LiveRun) -> Sequence[bytes]:
+        """The next events, or nothing: then it is worth looking again."""
+        if not (self._directory.lease.is_held or run.output.log.is_complete):
+            await self._directory.lease.held()
+            return ()
+        self._has_followed = True
+        events = self._next_live(run)
+        if not events and not self._is_done:
+            await run.output.log.changed.wait()
+        return events
 
     def _next_live(self, run: LiveRun) -> Sequence[bytes]:
         log = run.output.log
@@ -105,28 +127,95 @@ class Reader:
         self._told_state = run.state
         return [encode_event(self.cursor, run.progress())]
 
-    # --- a run that ended, or that another process owns ---------------------------------------------------------
+    # --- a run that another replica owns ------------------------------------------------------------------------
 
     async def _next_stored(self) -> Sequence[bytes]:
-        while True:
-            record = await known_record(self._store, self.key, self._as_of)
-            self._is_over = record.phase is RecordPhase.SEALED
-            if self._wants_snapshot:
-                return await self._stored_snapshot(record)
+        """The next events, or nothing: then it is worth looking again."""
+        if self._tail is not None:
+            return await self._next_tailed(self._tail)
+        record = await known_record(self._store, self.key, self._as_of)
+        self._check_place(record)
+        self._is_over = record.phase is RecordPhase.SEALED
+        if self._wants_snapshot:
+            return await self._stored_snapshot(record)
+        if self._is_over:
+            return await self._next_ended(record)
+        self._tail = self._directory.tails.follow(self.key, self, self._note_shrunk)
+        return ()
+
+    async def _next_tailed(self, tail: Tail) -> Sequence[bytes]:
+        self._check_log_end()
+        run = self._directory.live.get(self.key)
+        if run is not None and not run.is_lost:  # it was only about to be live here
+            self._leave_tail()
+            self._run = run
+            return ()
+        self._has_followed = True
+        entries = tail.read(self.cursor, MAX_BATCH_BYTES)
+        if entries is None:
             page = await self._store.read_log(self.key, self.cursor, MAX_BATCH_BYTES)
-            if page.entries:
-                self.cursor += len(page.entries)
-                self._is_done = self._is_over and self.cursor == record.last_sequence
-                return _merged(page.entries)
-            if self._is_over:
-                self._is_done = True
-                return ()
-            await asyncio.sleep(FOREIGN_POLL_SECONDS)
+            # No further than the tail: it has to see the end first.
+            entries = page.entries[: tail.last_sequence - self.cursor]
+            self._check_log_end()
+        if entries:
+            self.cursor += len(entries)
+            self._is_over = tail.is_over
+            self._is_done = tail.is_over and self.cursor == tail.last_sequence
+            return _merged(entries)
+        if tail.is_over:
+            self._leave_tail()
+        elif tail.error is not None:
+            self._leave_tail()
+            raise Draining(metadata=self._place()) if isinstance(tail.error, Draining) else tail.error
+        elif tail.state is not self._told_state or self._silence_is_due:
+            return self._tail_progress(tail)
+        else:
+            await tail.changed.wait()
+        return ()
+
+    def _tail_progress(self, tail: Tail) -> Sequence[bytes]:
+        self._told_state = tail.state
+        reason = tail.intent.reason if tail.intent else None
+        self._silence_is_due = False
+        return [encode_event(self.cursor, RunProgress(state=tail.state, cancel_reason=reason))]
+
+    def _leave_tail(self) -> None:
+        if self._tail is not None:
+            self._directory.tails.leave(self._tail, self)
+            self._tail = None
+
+    def _note_shrunk(self, log_end: int) -> None:
+        if self.cursor > log_end:
+            self._log_end = log_end
+
+    def _check_log_end(self) -> None:
+        if self._log_end is not None:
+            raise CursorAhead("the log is shorter than it was", metadata={"last_sequence": str(self._log_end)})
+
+    def _check_place(self, record: RunRecord) -> None:
+        """A run that was live with all that was read of it cannot have ended with no more."""
+        is_sealed = record.phase is RecordPhase.SEALED
+        if self._has_followed and self.cursor > record.last_sequence - is_sealed:
+            self._log_end = record.last_sequence - is_sealed
+        self._check_log_end()
+
+    def _place(self) -> dict[str, str]:
+        return {"last_sequence": str(self.cursor)}
+
+    # --- a run that has ended -----------------------------------------------------------------------------------
+
+    async def _next_ended(self, record: RunRecord) -> Sequence[bytes]:
+        page = await self._store.read_log(self.key, self.cursor, MAX_BATCH_BYTES)
+        self.cursor += len(page.entries)
+        self._is_done = not page.entries or self.cursor == record.last_sequence
+        self._has_followed = False
+        return _merged(page.entries)
 
     async def _stored_snapshot(self, record: RunRecord) -> Sequence[bytes]:
         run = await read_run(self._store, record)
         self._wants_snapshot = False
         self.cursor = run.last_sequence - 1 if run.state.is_ending else run.last_sequence
+        self._told_state = run.state
         return [encode_event(self.cursor, RunSnapshot(run=run))]
 
     # --- the supervisor's tick ----------------------------------------------------------------------------------
@@ -135,11 +224,14 @@ class Reader:
         """Called every second: makes silence known, and ends a reader that does not read."""
         run = self._run
         if self._busy_since is None:
-            if run is not None and now - self._last_sent >= SILENCE_SECONDS:
+            changed = run.output.log.changed if run is not None else self._tail.changed if self._tail else None
+            if changed is not None and now - self._last_sent >= SILENCE_SECONDS:
                 self._silence_is_due = True
-                run.output.log.changed.fire()
+                changed.fire()
             return
-        is_over = self._is_over if run is None else run.ended.done()
+        is_over = (
+            run.ended.done() if run is not None else self._is_over or (self._tail is not None and self._tail.is_over)
+        )
         if self._is_expired or not is_over:
             return
         if now - max(self._busy_since, self._over_since(now)) >= SLOW_READER_SECONDS:

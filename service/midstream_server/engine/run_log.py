@@ -27,6 +27,15 @@ class RunLog:
         """The number of the last entry; 0 while there is none."""
         return len(self._ends)
 
+    @property
+    def size(self) -> int:
+        """How many bytes its entries have."""
+        return len(self._data)
+
+    def read_all(self) -> Sequence[bytes]:
+        """Every entry."""
+        return self.read(0, len(self._data))
+
     def publish(self, entries: Sequence[bytes], *, complete: bool = False) -> None:
         """Adds entries and wakes the readers."""
         for entry in entries:

@@ -89,7 +89,7 @@ class RunStarter:
             return await self._create(spec, fingerprint, claim, call, now, ())
         with self._place():
             async with self._order.keep(key.tenant, spec.conversation_id):
-                predecessors = await self._guard.ask(lambda: conversation.join(self._directory, key, spec, now))
+                predecessors = await conversation.join(self._directory, self._guard, key, spec, now)
                 return await self._create(spec, fingerprint, claim, call, now, predecessors)
 
     async def _create(
@@ -105,7 +105,10 @@ class RunStarter:
         entry = encode_event(1, _started(spec, now))
         result = await self._write(run, entry, fingerprint, claim)
         if result.outcome is StartOutcome.CREATED:
+            self._services.restorer.adopt(result.record)
             self._launch(run, entry, predecessors)
+            if spec.conversation_id and not self._store.exclusive:
+                self._tasks.spawn(self._keep_place(run), f"place {run.key.run_id}")
         return result.outcome
 
     @contextmanager
@@ -162,6 +165,7 @@ class RunStarter:
         self._services.writer.adopt(run)
         run.output.log.publish([entry])
         self._directory.live[run.key] = run
+        self._directory.tails.turn_over(run.key)
         turn = None
         if predecessors:
             turn = conversation.Turn(self._directory, self._guard, self._clock, run, predecessors)
@@ -175,8 +179,15 @@ class RunStarter:
             if not run.ended.done():
                 run.lose()
             del self._directory.live[run.key]
+            self._services.restorer.forget(run.key)
             if run.is_lost:
                 self._tasks.spawn(self._clear(run.key, ""), f"clear {run.key.run_id}")
+
+    async def _keep_place(self, run: LiveRun) -> None:
+        """Another replica may have taken it out: for one whose start had died, or for its own start of the same id."""
+        tenant, run_id = run.key.tenant, run.key.run_id
+        conversation_id, now = run.spec.conversation_id, run.header.create_time
+        await self._guard.insist(lambda: self._store.join_conversation(tenant, conversation_id, run_id, now))
 
     async def _clear(self, key: RunKey, conversation_id: str) -> None:
         """Ends a run that the store has and nobody drives, or takes one that it has not out of its conversation."""
@@ -188,6 +199,7 @@ class RunStarter:
         if record is not None and record.phase is RecordPhase.LIVE:
             if record.owner == self._replica and not is_here:
                 await seal_orphan(self._store, key, self._replica, self._clock)
+                self._directory.tails.wake(key)
         elif conversation_id and (record is not None or not is_here):
             # One that has ended leaves even while another start asks for it: that one will not have joined.
             await self._store.leave_conversation(key.tenant, conversation_id, key.run_id)

@@ -113,27 +113,35 @@ async def seal_orphan(store: RunStore, key: RunKey, owner: str, clock: Clock) ->
     if seen is None or seen.phase is not RecordPhase.LIVE:
         return 0
     record = await store.take_over(key, owner, seen.epoch)
-    if record is None:
-        return 0
+    while record is not None:
+        result = await store.seal(await _seal_from_log(store, record, clock))
+        if result.accepted:
+            return 1
+        # An intent that came meanwhile decides; it is the only thing that a live run of this epoch can have got.
+        later = result.record
+        is_ours = later is not None and later.phase is RecordPhase.LIVE and later.epoch == record.epoch
+        record = later if is_ours else None
+    return 0
+
+
+async def _seal_from_log(store: RunStore, record: RunRecord, clock: Clock) -> Seal:
     run = await _ended_from_log(store, record, clock)
     assert run.end_time is not None, "an ended run has its times"
     assert run.expire_time is not None, "an ended run has its times"
-    result = await store.seal(
-        Seal(
-            key=key,
-            epoch=record.epoch,
-            expected_last_sequence=record.last_sequence,
-            last_sequence=run.last_sequence,
-            entries=frame([encode_event(run.last_sequence, RunFinished(run=run))]),
-            state=run.state,
-            intent=record.intent,
-            end_time=run.end_time,
-            start_time=record.start_time,
-            expire_time=run.expire_time,
-            summary=encode_run(replace(run, message=None)),
-        )
+    return Seal(
+        key=record.key,
+        epoch=record.epoch,
+        expected_last_sequence=record.last_sequence,
+        last_sequence=run.last_sequence,
+        entries=frame([encode_event(run.last_sequence, RunFinished(run=run))]),
+        state=run.state,
+        intent=record.intent,
+        end_time=run.end_time,
+        start_time=record.start_time,
+        expire_time=run.expire_time,
+        summary=encode_run(replace(run, message=None)),
+        from_log=True,
     )
-    return int(result.accepted)
 
 
 async def _ended_from_log(store: RunStore, record: RunRecord, clock: Clock) -> Run:

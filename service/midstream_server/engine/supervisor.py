@@ -1,13 +1,14 @@
 """The one who keeps all runs of this process: starts them, finds them, stops them, and sees them end.
 
-Owns, in this order: the store (opened, recovered), the log writer, the housekeeping, one task per run. A stream handler
-is only a reader: it asks for a `Reader`, and says `detach` when it is gone. A stop marks the run and closes its
-upstream before anything is awaited.
+Owns, in this order: the replica (store opened, lease taken, log writer, sweep), the housekeeping, one task per run. A
+stream handler is only a reader: it asks for a `Reader`, and says `detach` when it is gone. A stop marks the run and
+closes its upstream before anything is awaited.
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,12 +17,13 @@ import structlog
 from midstream_server.clock import Clock
 from midstream_server.codec import encode_event, encode_run
 from midstream_server.engine.broadcast import Broadcast
-from midstream_server.engine.claims import Claim, ClaimKeeper
+from midstream_server.engine.claims import Claim
 from midstream_server.engine.continuation import prompt_with_prefix
-from midstream_server.engine.directory import RunDirectory
+from midstream_server.engine.drainer import Drainer
 from midstream_server.engine.housekeeping import Housekeeping
-from midstream_server.engine.log_writer import LogWriter
+from midstream_server.engine.lease import LeaseTerms
 from midstream_server.engine.reader import Reader
+from midstream_server.engine.replica import SERVER_ENDED_CLAIM_SECONDS, Replica
 from midstream_server.engine.run_task import RunServices
 from midstream_server.engine.starter import RunStarter
 from midstream_server.engine.store_guard import StoreGuard
@@ -30,7 +32,6 @@ from midstream_server.engine.stored_run import (
     expire_if_due,
     is_due,
     known_record,
-    seal_orphans,
     summary_run,
 )
 from midstream_server.engine.tasks import TaskKeeper
@@ -66,9 +67,9 @@ __all__ = ["Claim", "ListQuery", "Reader", "Supervisor", "SupervisorOptions"]
 
 EARLY_CANCEL_SECONDS = 600.0
 MAX_EARLY_CANCELS = 10_000
-SERVER_ENDED_CLAIM_SECONDS = 10.0
-"""How long a stream that the server ended keeps its claim, so that its client can come back."""
 LAST_SEAL_SECONDS = 5.0
+LEASE_WAIT_SECONDS = 5.0
+"""How long a start waits for a lease that has lapsed."""
 
 _log = structlog.get_logger(__name__)
 
@@ -81,6 +82,12 @@ class SupervisorOptions:
     max_live_runs: int = 20_000
     max_run_seconds: float = 3600.0
     queue_seconds: float = 60.0
+    lease_seconds: float = 6.0
+    heartbeat_seconds: float = 2.0
+    monotonic: Callable[[], float] | None = None
+    """A clock that goes on while the process is stopped, for the lease; by default the loop's."""
+    max_drains: int = 100
+    """How many answers of stopped runs may be read to their end at a time, where the profile says drain."""
 
 
 class Supervisor:
@@ -104,14 +111,16 @@ class Supervisor:
         self._seal_deadline: float | None = None
         self._readers: dict[Reader, None] = {}
         self._reader_left = Broadcast()
-        self._directory = RunDirectory(store, clock)
-        self._writer = LogWriter(store, self._guard)
-        self._claims = ClaimKeeper(store, clock, self._guard, self._directory.live, self._tasks)
+        self._replica = Replica(store, clock, self._guard, self._tasks, _lease_terms(options))
+        self._directory, self._claims = self._replica.directory, self._replica.claims
         self._housekeeping = Housekeeping(self._directory, self._guard, clock, self._readers)
+        self._drainer = Drainer(store, self._guard, self._tasks, options.max_drains)
         services = RunServices(
             store=store,
             guard=self._guard,
-            writer=self._writer,
+            writer=self._replica.writer,
+            restorer=self._replica.restorer,
+            drainer=self._drainer,
             clock=clock,
             max_run_seconds=options.max_run_seconds,
             queue_seconds=options.queue_seconds,
@@ -121,15 +130,9 @@ class Supervisor:
         )
 
     async def __aenter__(self) -> Self:
-        store = self._directory.store
-        await store.open()
-        try:
-            await seal_orphans(store, self._options.replica, self._clock)
-        except BaseException:
-            await store.close()
-            raise
+        await self._replica.open()
         await self._tasks.__aenter__()
-        self._tasks.spawn(self._writer.run(), "log writer")
+        self._replica.begin()
         self._tasks.spawn(self._housekeeping.tick(), "housekeeping")
         self._tasks.spawn(self._housekeeping.probe(), "store probe")
         self._tasks.spawn(self._housekeeping.expire(), "expiry")
@@ -140,12 +143,12 @@ class Supervisor:
     ) -> None:
         try:
             await self.seal_all()
+            await self._drainer.close()
         finally:
             try:
                 await self._tasks.__aexit__(kind, error, trace)
             finally:
-                self._claims.close()
-                await self._directory.store.close()
+                await self._replica.close()
 
     def watch_store(self, report: Callable[[bool], Coroutine[Any, Any, None]]) -> None:
         """Tells when the store goes away (False) and comes back (True)."""
@@ -173,6 +176,7 @@ class Supervisor:
         prompt = await self._prompt(spec, claim.key, upstream)
         self._admit()  # again: reading a partial takes time, in which the process may have begun to leave
         call = upstream.call(model, prompt, options)
+        await self._hold_lease()
         work = self._starter.start(spec, fingerprint, claim, call)
         await asyncio.shield(self._tasks.spawn_for(work, f"start {spec.run_id}"))
         return self._reader(claim.key, 0)
@@ -214,15 +218,14 @@ class Supervisor:
         `reason` is what the stream saw (CLIENT_GONE or DEADLINE); with `by_server` its claim stays for 10 s.
         """
         if reader is not None:
+            reader.close()
             self._readers.pop(reader, None)
             self._reader_left.fire()
         if claim is not None:
             self._claims.detach(claim, reason, SERVER_ENDED_CLAIM_SECONDS if by_server else 0.0)
 
     def _reader(self, key: RunKey, after_sequence: int, *, snapshot: bool = False) -> Reader:
-        run = self._directory.live.get(key)
-        store, now = self._directory.store, self._clock.now()
-        reader = Reader(key, store, run, after_sequence, as_of=now, snapshot=snapshot)
+        reader = Reader(key, self._directory, after_sequence, as_of=self._clock.now(), snapshot=snapshot)
         self._readers[reader] = None
         return reader
 
@@ -231,6 +234,14 @@ class Supervisor:
             raise Draining
         if self._guard.out_since is not None:
             raise StoreUnavailable
+
+    async def _hold_lease(self) -> None:
+        """A run that began without a lease would be an orphan at once."""
+        try:
+            async with asyncio.timeout(LEASE_WAIT_SECONDS):
+                await self._replica.lease.held()
+        except TimeoutError as error:
+            raise StoreUnavailable("this replica has no lease in the run store") from error
 
     # --- asking about runs ----------------------------------------------------------------------------------------
 
@@ -279,7 +290,8 @@ class Supervisor:
         runs: list[Run] = []
         for record in records:
             live = self._directory.live.get(record.key)
-            runs.append(live.snapshot(with_message=False) if live else summary_run(record))
+            is_known = live is not None and not live.is_lost and self._replica.lease.is_held
+            runs.append(live.snapshot(with_message=False) if live and is_known else summary_run(record))
         return runs
 
     async def delete(self, tenant: str, run_id: str) -> None:
@@ -291,7 +303,9 @@ class Supervisor:
         """
         key, now = RunKey(tenant, run_id), self._clock.now()
         forget_time = now + round(REMEMBER_SECONDS * 1e9)
-        record = await self._directory.store.delete(key, now, forget_time)
+        delete = partial(self._directory.store.delete, key, now, forget_time)
+        record = await delete()
+        self._replica.restorer.remember(delete)
         if record is None:
             raise RunNotFound
         if record.phase is RecordPhase.EXPIRED or is_due(record, now):
@@ -322,18 +336,26 @@ class Supervisor:
             await asyncio.wait(waits)
 
     async def seal_all(self) -> None:
-        """Ends what is live: FAILED (SERVER_SHUTDOWN), with the partial. Returns when it is sealed, or 5 s are over."""
+        """Ends what is live: FAILED (SERVER_SHUTDOWN), with the partial. Returns when it is sealed, or 5 s are over.
+
+        Streams that follow runs of other replicas end DRAINING.
+        """
         self.is_draining = True
+        self._fail_live()
+        self._replica.tails.close()
         if self._seal_deadline is None:
             self._seal_deadline = asyncio.get_running_loop().time() + LAST_SEAL_SECONDS
         try:
             async with asyncio.timeout_at(self._seal_deadline):
                 while pending := self._pending():
-                    for run in tuple(self._directory.live.values()):
-                        run.fail(ServerShutdown())
+                    self._fail_live()
                     await asyncio.wait(pending)
         except TimeoutError:
             _log.warning("runs.unsealed", count=len(self._directory.live))
+
+    def _fail_live(self) -> None:
+        for run in tuple(self._directory.live.values()):
+            run.fail(ServerShutdown())
 
     async def wait_for_readers(self, seconds: float) -> None:
         """Returns when no stream follows a run any more, or the time is over."""
@@ -362,6 +384,15 @@ class Supervisor:
     def open_readers(self) -> int:
         """How many streams follow runs here."""
         return len(self._readers)
+
+
+def _lease_terms(options: SupervisorOptions) -> LeaseTerms:
+    return LeaseTerms(
+        replica=options.replica,
+        lease_seconds=options.lease_seconds,
+        heartbeat_seconds=options.heartbeat_seconds,
+        monotonic=options.monotonic or (lambda: asyncio.get_running_loop().time()),
+    )
 
 
 async def _flag(event: asyncio.Event) -> None:

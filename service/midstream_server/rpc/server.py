@@ -21,7 +21,6 @@ MAX_RECEIVE_BYTES = 8 * 1024 * 1024
 """Above our own limit of 4 MiB, so that a request that is too large gets our error, which says so."""
 
 OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
     ("grpc.max_send_message_length", -1),
     # Admission is ours: a stream limit would make Cancel wait behind the streams that it is to stop.
@@ -46,8 +45,10 @@ StreamMethod = Callable[[bytes, StreamContext], Awaitable[None]]
 class RpcServer:
     """Listens, serves, and says by grpc.health.v1 whether it should be sent anything."""
 
-    def __init__(self, servicer: GenerationServicer, new_request_id: Callable[[], str]) -> None:
-        self._server = grpc.aio.server(options=OPTIONS)
+    def __init__(
+        self, servicer: GenerationServicer, new_request_id: Callable[[], str], *, share_port: bool = False
+    ) -> None:
+        self._server = grpc.aio.server(options=[*OPTIONS, ("grpc.so_reuseport", int(share_port))])
         self._health = health.HealthServicer()
         handlers = _handlers(servicer, new_request_id)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
@@ -56,15 +57,18 @@ class RpcServer:
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
-    async def start(self, host: str, port: int) -> int:
-        """Listens; the port, which matters if 0 was asked for.
+    async def start(self, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> int:
+        """Listens, with TLS if there are credentials; the port, which matters if 0 was asked for.
 
         Raises:
             InvalidSettings: the address cannot be used.
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = self._server.add_insecure_port(address)
+            if credentials is None:
+                bound = self._server.add_insecure_port(address)
+            else:
+                bound = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise InvalidSettings(f"listen: cannot listen on {address}; is another process using the port?") from error
         await self._server.start()

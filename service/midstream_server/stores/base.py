@@ -13,9 +13,9 @@ For every operation:
 
 Times are given by the caller (`now`, nanoseconds since the epoch); no store reads a clock of its own but for leases.
 
-A store that several replicas share (not `exclusive`) has leases and epochs. A lease says that a replica is alive: it is
-renewed by `heartbeat`, and only the store's clock ends it. An epoch says who may write a run: `take_over` raises it, and
-an append, a seal or a restore of an earlier epoch changes nothing.
+A store that several replicas share (not `exclusive`) has leases and epochs. A lease says that a replica is alive: it
+is renewed by `heartbeat`, and only the store's clock ends it. An epoch says who may write a run: `take_over` raises it,
+and an append, a seal or a restore of an earlier epoch changes nothing.
 """
 
 import enum
@@ -166,7 +166,7 @@ class AppendResult:
     intent: CancelIntent | None = None
     is_behind: bool = False
     """Not accepted because the store lost what it had acknowledged (a failover): the log is shorter than this owner
-    knows it, or the run is gone. `restore` puts it back."""
+    knows it, its epoch is an earlier one, or the run is gone. `restore` puts it back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +220,11 @@ class IntentResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seal:
-    """Ends a run: the last entries (framed; the very last is RunFinished) and the final record, in one step."""
+    """Ends a run: the last entries (framed; the very last is RunFinished) and the final record, in one step.
+
+    With `from_log`, by somebody who never drove it: refused if the record's intent is not `intent`, since one that came
+    meanwhile decides.
+    """
 
     key: RunKey
     epoch: int
@@ -233,11 +237,12 @@ class Seal:
     start_time: Instant | None
     expire_time: Instant
     summary: bytes
+    from_log: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealResult:
-    """`accepted` False: the run was sealed already, another epoch owns it, or the log ends elsewhere.
+    """`accepted` False: it was sealed already, another epoch owns it, the log ends elsewhere, or `from_log` says no.
 
     A repeat of the same seal (same epoch, same last sequence) is accepted. `is_behind` as in `AppendResult`.
     """
@@ -392,7 +397,8 @@ class RunStore(Protocol):
         """Puts a run back that the store lost in part: the record, and its whole log from sequence 1.
 
         It takes effect if the store does not know the run, or has it live with an epoch that is not higher and with a
-        log that is a shorter prefix; an intent and claims that the store has are kept. False: it has more, or another
+        log that is a shorter prefix; an intent and claims that the store has are kept. An early cancel that was
+        remembered meanwhile (epoch 0) gives way, and its intent is the run's. False: the store has more, or another
         epoch owns it. A repeat is accepted.
         """
         ...

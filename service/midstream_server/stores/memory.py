@@ -1,20 +1,22 @@
 """The store of tests and of `memory:`: promises nothing after exit."""
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from operator import itemgetter
 
-from midstream_server.errors import RunNotFound, StoreUnavailable
-from midstream_server.model import CancelIntent, CancelReason, Instant, RunKey
+from midstream_server.errors import StoreUnavailable
+from midstream_server.model import CancelReason, Instant, RunKey
 from midstream_server.stores import rules
 from midstream_server.stores.base import (
     Append,
     AppendResult,
+    Heartbeat,
     IntentResult,
     ListQuery,
     LogPage,
+    LostClaim,
     RecordIntent,
     RecordPhase,
     RunRecord,
@@ -23,6 +25,7 @@ from midstream_server.stores.base import (
     StartOutcome,
     StartResult,
     StartRun,
+    StoreListener,
     unframe,
 )
 
@@ -51,12 +54,12 @@ class _StoredRun:
     def append(self, command: Append) -> AppendResult:
         """Adds entries, if the run takes them. The record is left as it is: to bring it up to date is to copy it."""
         record = self._record
-        if record.phase is not RecordPhase.LIVE:
-            return AppendResult(accepted=False, intent=record.intent)
-        accepted = rules.accepts_append(record.epoch, len(self.log), command)
+        is_live = record.phase is RecordPhase.LIVE
+        accepted = is_live and rules.accepts_append(record.epoch, len(self.log), command)
         if accepted and command.last_sequence > len(self.log):
             self.log.extend(unframe(command.entries))
-        return AppendResult(accepted=accepted, intent=record.intent)
+        behind = not accepted and rules.is_behind(record.epoch, len(self.log), command)
+        return AppendResult(accepted=accepted, intent=record.intent, is_behind=behind)
 
 
 class MemoryRunStore:
@@ -68,6 +71,15 @@ class MemoryRunStore:
         self._runs: dict[RunKey, _StoredRun] = {}
         self._conversations: dict[tuple[str, str], list[str]] = {}
         self._is_open = False
+
+    def listen(self, listener: StoreListener) -> None:
+        """See `RunStore.listen`: there are no others."""
+
+    def follow(self, key: RunKey) -> None:
+        """See `RunStore.follow`."""
+
+    def unfollow(self, key: RunKey) -> None:
+        """See `RunStore.unfollow`."""
 
     async def open(self) -> None:
         """See `RunStore.open`."""
@@ -105,7 +117,7 @@ class MemoryRunStore:
 
     def _append(self, command: Append) -> AppendResult:
         stored = self._find(command.key)
-        return AppendResult(accepted=False) if stored is None else stored.append(command)
+        return AppendResult(accepted=False, is_behind=True) if stored is None else stored.append(command)
 
     async def record_intent(self, command: RecordIntent) -> IntentResult:
         """See `RunStore.record_intent`."""
@@ -131,10 +143,10 @@ class MemoryRunStore:
         """See `RunStore.seal`."""
         stored = self._find(command.key)
         if stored is None:
-            raise RunNotFound
+            return SealResult(accepted=False, record=None, is_behind=True)
         before = stored.record
         result = rules.seal(before, command)
-        if result.record is not before:
+        if result.record is not None and result.record is not before:
             stored.log.extend(unframe(command.entries))
             stored.record = result.record
             self._leave(command.key.tenant, before.conversation_id, command.key.run_id)
@@ -155,9 +167,28 @@ class MemoryRunStore:
         lost = (each.key for each in records if each.phase is RecordPhase.LIVE and each.owner != owner)
         return list(islice(lost, limit))
 
-    async def heartbeat(self, owner: str) -> Mapping[RunKey, CancelIntent]:
+    async def lost_claims(self, owner: str, limit: int) -> Sequence[LostClaim]:
+        """See `RunStore.lost_claims`: with one process, those of an earlier one; its runs are orphans."""
+        return ()
+
+    async def restore(self, record: RunRecord, entries: Sequence[bytes]) -> bool:
+        """See `RunStore.restore`."""
+        stored = self._find(record.key)
+        has_prefix = stored is None or stored.log == list(entries[: len(stored.log)])
+        restored = rules.restore(stored.record if stored else None, has_prefix, record)
+        if restored is None:
+            return False
+        self._runs[record.key] = _StoredRun(restored, list(entries))
+        if restored.phase is not RecordPhase.LIVE:
+            self._leave(record.key.tenant, record.conversation_id, record.key.run_id)
+        return True
+
+    async def heartbeat(self, owner: str) -> Heartbeat:
         """See `RunStore.heartbeat`: there are no others."""
-        return {}
+        return Heartbeat(intents={}, generation="")
+
+    async def retire(self, owner: str) -> None:
+        """See `RunStore.retire`."""
 
     async def join_conversation(self, tenant: str, conversation_id: str, run_id: str, now: Instant) -> Sequence[str]:
         """See `RunStore.join_conversation`."""

@@ -118,12 +118,26 @@ def accepts_append(epoch: int, last_sequence: int, command: Append) -> bool:
     return command.expected_last_sequence == last_sequence or command.last_sequence <= last_sequence
 
 
+def is_behind(epoch: int, last_sequence: int, command: Append | Seal) -> bool:
+    """Whether the store lacks what an owner knows to be in it: it lost what it had acknowledged.
+
+    Then a run may even look like one that was cancelled early (epoch 0): it was unknown when its cancel came.
+    """
+    if command.epoch != epoch:
+        return command.epoch > epoch
+    return command.expected_last_sequence > last_sequence
+
+
 def seal(record: RunRecord, command: Seal) -> SealResult:
     """Ends a live run; recognises its own repeat."""
     own = command.epoch == record.epoch
+    behind = is_behind(record.epoch, record.last_sequence, command)
     if record.phase is not RecordPhase.LIVE:
-        return SealResult(accepted=own and command.last_sequence == record.last_sequence, record=record)
+        is_repeat = own and command.last_sequence == record.last_sequence
+        return SealResult(accepted=is_repeat, record=record, is_behind=behind)
     if not own or command.expected_last_sequence != record.last_sequence:
+        return SealResult(accepted=False, record=record, is_behind=behind)
+    if command.from_log and record.intent != command.intent:
         return SealResult(accepted=False, record=record)
     sealed = replace(
         record,
@@ -147,6 +161,28 @@ def take_over(record: RunRecord, owner: str, seen_epoch: int) -> RunRecord | Non
     if record.phase is not RecordPhase.LIVE or record.epoch != seen_epoch:
         return None
     return replace(record, owner=owner, epoch=seen_epoch + 1)
+
+
+def restore(known: RunRecord | None, has_prefix: bool, record: RunRecord) -> RunRecord | None:
+    """The record of a run that is put back, with what the store knows more of it; None: the store has the better one.
+
+    Args:
+        known: as it is. An early cancel is one that came while the run was lost: it stops the run.
+        has_prefix: whether the known log is the beginning of the one that is put back.
+        record: as its owner knows it.
+    """
+    if known is None:
+        return record
+    if known.phase is RecordPhase.SEALED and known.epoch == NO_EPOCH:
+        return record if record.phase is RecordPhase.SEALED else replace(record, intent=record.intent or known.intent)
+    if known.phase is not RecordPhase.LIVE:
+        same = known.phase is record.phase and known.epoch == record.epoch
+        return known if same and known.last_sequence == record.last_sequence else None
+    if known.epoch > record.epoch or not has_prefix:
+        return None
+    if record.phase is not RecordPhase.LIVE:
+        return replace(record, intent=known.intent or record.intent)
+    return replace(record, intent=known.intent or record.intent, claims={**known.claims, **record.claims})
 
 
 # --- Intents ---------------------------------------------------------------------------------------------------------

@@ -4,27 +4,30 @@
 `sqlite_rows` a record as a row, `sqlite_list` the lists, `sqlite_schema` the file itself.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import apsw
 
 from midstream_server.errors import InvalidSettings, MidstreamError
-from midstream_server.model import CancelIntent, CancelReason, Instant, RunKey
+from midstream_server.model import CancelReason, Instant, RunKey
 from midstream_server.stores import rules
 from midstream_server.stores.base import (
     Append,
     AppendResult,
+    Heartbeat,
     IntentResult,
     ListQuery,
     LogPage,
+    LostClaim,
     RecordIntent,
     RunRecord,
     Seal,
     SealResult,
     StartResult,
     StartRun,
+    StoreListener,
 )
 from midstream_server.stores.sqlite_list import list_slice
 from midstream_server.stores.sqlite_schema import SYNCHRONOUS, explain, open_connection
@@ -59,6 +62,15 @@ class SqliteRunStore:
         except MidstreamError:
             connection.close(True)
             raise
+
+    def listen(self, listener: StoreListener) -> None:
+        """See `RunStore.listen`: there are no others."""
+
+    def follow(self, key: RunKey) -> None:
+        """See `RunStore.follow`."""
+
+    def unfollow(self, key: RunKey) -> None:
+        """See `RunStore.unfollow`."""
 
     async def open(self) -> None:
         """See `RunStore.open`."""
@@ -108,9 +120,20 @@ class SqliteRunStore:
         """See `RunStore.orphans`: nobody else can be alive, so all that have another owner."""
         return await self._writer.call(lambda tables: tables.orphans(owner, limit))
 
-    async def heartbeat(self, owner: str) -> Mapping[RunKey, CancelIntent]:
+    async def lost_claims(self, owner: str, limit: int) -> Sequence[LostClaim]:
+        """See `RunStore.lost_claims`: only an earlier process could hold any, and its runs are orphans."""
+        return ()
+
+    async def restore(self, record: RunRecord, entries: Sequence[bytes]) -> bool:
+        """See `RunStore.restore`: there is no other copy of the file that it could have fallen back to."""
+        return False
+
+    async def heartbeat(self, owner: str) -> Heartbeat:
         """See `RunStore.heartbeat`: there are no others."""
-        return {}
+        return Heartbeat(intents={}, generation="")
+
+    async def retire(self, owner: str) -> None:
+        """See `RunStore.retire`."""
 
     async def join_conversation(self, tenant: str, conversation_id: str, run_id: str, now: Instant) -> Sequence[str]:
         """See `RunStore.join_conversation`."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import apsw
 import structlog
 
-from midstream_server.errors import RunNotFound
 from midstream_server.model import Instant, RunKey
 from midstream_server.stores import rules
 from midstream_server.stores.base import (
@@ -167,9 +166,9 @@ class SqliteTables:
         """See `RunStore.seal`."""
         found = self._find(command.key)
         if found is None:
-            raise RunNotFound
+            return SealResult(accepted=False, record=None, is_behind=True)
         result = rules.seal(found[1], command)
-        if result.record is not found[1]:
+        if result.record is not None and result.record is not found[1]:
             self._log.finish(self._log.live[command.key], command.last_sequence, command.entries)
             self._save(found, result.record)
             if result.record.conversation_id:
@@ -232,10 +231,15 @@ class SqliteTables:
         run = self._log.live.get(command.key)
         if run is None:
             record = self.get(command.key)
-            return AppendResult(accepted=False, intent=record.intent if record else None)
+            if record is None:
+                return AppendResult(accepted=False, is_behind=True)
+            behind = rules.is_behind(record.epoch, record.last_sequence, command)
+            return AppendResult(accepted=False, intent=record.intent, is_behind=behind)
         accepted = rules.accepts_append(run.epoch, run.last_sequence, command)
         if accepted and command.last_sequence > run.last_sequence:
             self._log.extend(run, command.last_sequence, command.entries)
+        if not accepted and rules.is_behind(run.epoch, run.last_sequence, command):
+            return AppendResult(accepted=False, intent=run.intent, is_behind=True)
         if run.intent is None:
             return _ACCEPTED if accepted else _REFUSED
         return AppendResult(accepted=accepted, intent=run.intent)

@@ -1,0 +1,155 @@
+"""What a replica does for those that died: seals their runs, releases their claims.
+
+Every replica looks, each at its own moment of the heartbeat; more often while somebody here waits for a run to end. Two
+that find the same change nothing twice: an epoch can be taken over once, and a claim released once. An owner also looks
+after the grace of its runs that others follow, since whoever released the last claim, and ran the clock, may be gone.
+
+A store that was away let all leases run out: nobody is dead for that. So nobody is looked for until the others, too,
+had time to say that they live.
+"""
+
+import asyncio
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import structlog
+
+from midstream_server.clock import Clock
+from midstream_server.engine.claims import ClaimKeeper
+from midstream_server.engine.lease import Lease, LeaseTerms
+from midstream_server.engine.stored_run import seal_orphan
+from midstream_server.errors import StoreUnavailable
+from midstream_server.model import RunKey
+from midstream_server.stores.base import LostClaim, RunStore
+
+HURRY_SECONDS = 0.25
+ORPHANS_PER_SWEEP = 100
+ORPHANS_AT_ONCE = 8
+CLAIMS_PER_SWEEP = 1000
+CALM_HEARTBEATS = 1.5
+"""How long the store must have answered in time before anyone is taken for dead."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Sweeper:
+    """Finds what dead replicas left. `keep_claims_seconds`: how long a stream may be away whose server ended it."""
+
+    def __init__(
+        self,
+        store: RunStore,
+        clock: Clock,
+        lease: Lease,
+        claims: ClaimKeeper,
+        terms: LeaseTerms,
+        keep_claims_seconds: float,
+    ) -> None:
+        self.on_sealed: Callable[[RunKey], None] = lambda key: None
+        self._store = store
+        self._clock = clock
+        self._lease = lease
+        self._claims = claims
+        self._terms = terms
+        self._keep_seconds = max(0.0, keep_claims_seconds - terms.lease_seconds)
+        self._waiting = 0
+        self._hurry = asyncio.Event()
+        self._failed_at: float | None = None
+        self._lost_since: dict[LostClaim, float] = {}
+
+    @contextmanager
+    def hurried(self) -> Iterator[None]:
+        """Somebody waits for the end of a run whose owner may be dead."""
+        self._waiting += 1
+        self._hurry.set()
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+
+    async def run(self) -> None:
+        """Sweeps for ever."""
+        if self._store.exclusive:
+            return
+        heartbeat = self._terms.heartbeat_seconds
+        next_claims = asyncio.get_running_loop().time() + heartbeat * _share(self._terms.replica)
+        while True:
+            await self._pause(next_claims)
+            now = asyncio.get_running_loop().time()
+            is_full = now >= next_claims
+            if is_full:
+                next_claims = max(next_claims + heartbeat, now)
+            try:
+                await self._sweep(is_full=is_full)
+            except StoreUnavailable as error:
+                self._failed_at = asyncio.get_running_loop().time()
+                _log.info("sweep.failed", error=error.message)
+            except Exception:
+                _log.exception("sweep.broken")
+
+    async def _sweep(self, *, is_full: bool) -> None:
+        if self._is_calm():
+            await self._sweep_orphans()
+            if is_full:
+                await self._sweep_claims()
+        if is_full and self._lease.is_held:
+            await self._claims.check_grace()
+
+    def _is_calm(self) -> bool:
+        seconds, failed_at = CALM_HEARTBEATS * self._terms.heartbeat_seconds, self._failed_at
+        if failed_at is not None and asyncio.get_running_loop().time() - failed_at < seconds:
+            return False
+        return self._lease.is_held and self._lease.steady_seconds >= seconds
+
+    async def _pause(self, until: float) -> None:
+        seconds = max(0.0, until - asyncio.get_running_loop().time())
+        if self._waiting:
+            await asyncio.sleep(min(HURRY_SECONDS, seconds or HURRY_SECONDS))
+            return
+        self._hurry.clear()
+        try:
+            async with asyncio.timeout(seconds or HURRY_SECONDS):
+                await self._hurry.wait()
+        except TimeoutError:
+            return
+
+    async def _sweep_orphans(self) -> None:
+        keys = await self._store.orphans(self._terms.replica, ORPHANS_PER_SWEEP)
+        # Each begins at its own place, so that several replicas do not all want the same one.
+        start = round(_share(self._terms.replica) * len(keys))
+        keys = [*keys[start:], *keys[:start]]
+        while keys:
+            results = await asyncio.gather(*map(self._seal, keys[:ORPHANS_AT_ONCE]), return_exceptions=True)
+            _raise_first(results)
+            keys = keys[ORPHANS_AT_ONCE:]
+
+    async def _seal(self, key: RunKey) -> None:
+        try:
+            sealed = await seal_orphan(self._store, key, self._terms.replica, self._clock)
+        except StoreUnavailable:
+            raise
+        except Exception:
+            _log.exception("orphan.broken", run_id=key.run_id, tenant=key.tenant)
+            return
+        if sealed:
+            _log.info("orphan.sealed", run_id=key.run_id, tenant=key.tenant)
+            self.on_sealed(key)
+
+    async def _sweep_claims(self) -> None:
+        now = asyncio.get_running_loop().time()
+        lost = await self._store.lost_claims(self._terms.replica, CLAIMS_PER_SWEEP)
+        self._lost_since = {claim: self._lost_since.get(claim, now) for claim in lost}
+        for claim, since in tuple(self._lost_since.items()):
+            if now - since >= self._keep_seconds:
+                await self._claims.release_lost(claim)
+
+
+def _share(replica: str) -> float:
+    """A part of the whole that is each replica's own: 0 to 1."""
+    return zlib.crc32(replica.encode()) / 2**32
+
+
+def _raise_first(results: Sequence[BaseException | None]) -> None:
+    for result in results:
+        if result is not None:
+            raise result
