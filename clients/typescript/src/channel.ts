@@ -38,7 +38,7 @@ export interface TlsOptions {
 }
 
 /**
- * Connect's sessions, without its crash: it stops listening to a session that it replaces, and an error that the old one
+ * Connect's sessions, without a crash: it stops listening to a session that it replaces, and an error that the old one
  * emits later, such as that of a ping without an answer, would then end the process.
  */
 class Sessions extends Http2SessionManager {

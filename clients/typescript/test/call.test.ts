@@ -53,7 +53,7 @@ test("a peer that falls silent is given up, and the next call has another connec
 
   upstreams[0]?.unpipe();
   await assert.rejects(call.read(), ConnectionLost);
-  const next = new Call(channel, REQUEST, undefined, {}); // in the same turn: the old session has not told its error yet
+  const next = new Call(channel, REQUEST, undefined, {}); // in the same turn: the old session has yet to tell its error
 
   assert.equal((await next.read())?.event.case, "started");
   assert.equal(upstreams.length, 2);

@@ -13,10 +13,10 @@ const MODEL = "sim/count-1000-100";
 const readme = new URL("readme/", import.meta.url);
 const examples = new URL("../examples/", import.meta.url);
 
-/** What the README's examples print. */
+/** What the README's examples print; a busy machine gets some more text before the stop. */
 const EXPECTED = [
-  /^1 2 3 .*\n\[[0-9a-f-]{36}: 8\d characters kept, state CANCELLED\]\n$/,
-  /^1 2 3 4 5 6\nkept: 1 2 3 4 5 6 REQUESTED\n$/,
+  /^1 2 3 .*\n\[[0-9a-f-]{36}: \d{2,3} characters kept, state CANCELLED\]\n$/,
+  /^(1 2 3 4 5 6[ \d]*)\nkept: \1 REQUESTED\n$/,
   /^CANCELLED 1.*\n\d+ 1.*\n(\d+ .*\n)*[0-9a-f-]{36} CANCELLED\n$/,
   /^\[[^]*\]\n1 2 3 .* 40\n$/,
   /^no such model: .+\n$/,
@@ -57,7 +57,7 @@ for (const [index, expected] of EXPECTED.entries()) {
 test("the example that stops midstream works", async () => {
   assert.match(
     await output(new URL("stop-midstream.js", examples)),
-    /^1 2 3 .*\nCANCELLED REQUESTED: 8\d characters kept\n$/,
+    /^1 2 3 .*\nCANCELLED REQUESTED: \d{2,3} characters kept\n$/,
   );
 });
 

@@ -759,13 +759,13 @@ class TokenLogprob(_message.Message):
 
     TOKEN_FIELD_NUMBER: _builtins.int
     LOGPROB_FIELD_NUMBER: _builtins.int
-    TOKEN_BYTES_FIELD_NUMBER: _builtins.int
+    RAW_BYTES_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
     token: _builtins.str
     """The token's text."""
     logprob: _builtins.float
     """Natural logarithm, at most 0."""
-    token_bytes: _builtins.bytes
+    raw_bytes: _builtins.bytes
     """Its bytes, where the provider tells; a token may be half a character."""
     @_builtins.property
     def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
@@ -776,12 +776,12 @@ class TokenLogprob(_message.Message):
         *,
         token: _builtins.str = ...,
         logprob: _builtins.float = ...,
-        token_bytes: _builtins.bytes = ...,
+        raw_bytes: _builtins.bytes = ...,
         top: _abc.Iterable[Global___TokenLogprob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "token", b"token", "token_bytes", b"token_bytes", "top", b"top"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "raw_bytes", b"raw_bytes", "token", b"token", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -916,7 +916,7 @@ class CancelReport(_message.Message):
 
     @_builtins.property
     def upstream_close_time(self) -> _timestamp_pb2.Timestamp:
-        """When the upstream connection was closed. Absent if there was none."""
+        """When the upstream connection was closed. Absent if there was none, or if the rest of the answer is drained."""
 
     def __init__(
         self,
