@@ -62,7 +62,7 @@ async def measure(trials: int) -> str:
     """The table: median and maximum per position."""
     async with Simulator() as simulator:
         simulator.play("half-a-call", [Role(), ToolCall(['{"ci', 'ty": "Pa'], id="call_1", name="weather"), Stall()])
-        simulator.play("flood", [Role(), Text(["x" * 2000] * 1400, tokens_per_second=2000)])
+        simulator.play("flood", [Role(), Text(["x" * 2000] * 1400, tokens_per_second=2000), Stall()])
         with midstream(simulator.base_url) as (_, port):
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
                 stub = wire_grpc.GenerationServiceStub(channel)

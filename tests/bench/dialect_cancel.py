@@ -31,7 +31,7 @@ async def measure(trials: int) -> str:
     async with Simulator() as simulator:
         call = ToolCall(['{"ci', 'ty": "Pa'], id="call_1", name="weather")
         simulator.play("half-a-call", [Role(), Text(["Hello"]), call, Stall()])
-        simulator.play("flood", [Role(), Text(["x" * 2000] * 1400, tokens_per_second=2000)])
+        simulator.play("flood", [Role(), Text(["x" * 2000] * 1400, tokens_per_second=2000), Stall()])
         for dialect, path in _PATHS.items():
             rows.append([dialect, *map(_cell, await _trials(simulator, dialect, path, trials))])
     return table(rows)
