@@ -69,9 +69,17 @@ restart: $(DEVELOPMENT) ## how long a restart takes beside an hour-long run and 
 outage: $(DEVELOPMENT) ## a disk that is full for 36 s: what callers are told, how soon a cancel closes the upstream
 	@PYTHONPATH=tests $(BIN)/python -m outage $(ARGS)
 
+.PHONY: replicas
+replicas: $(DEVELOPMENT) ## several replicas on a real Valkey: killed, paused, cut off, failed over (ARGS='cancel --seed 1')
+	@PYTHONPATH=tests $(BIN)/python -m replicas $(ARGS)
+
 .PHONY: interop
 interop: $(DEVELOPMENT) ## every client and bare stubs, in every language, through the same scenarios (ARGS='--languages go')
 	@GRPC_ENABLE_FORK_SUPPORT=false GRPC_VERBOSITY=NONE PYTHONPATH=tests $(BIN)/python -m interop $(ARGS)
+
+.PHONY: clients
+clients: $(DEVELOPMENT) ## the clients' own tests, lint and examples in Go, TypeScript and Java (ARGS='go' for one)
+	@scripts/clients.sh $(ARGS)
 
 .PHONY: web
 web: $(WEB) ## run the Envoy configuration and the examples for curl and browsers (needs Node)

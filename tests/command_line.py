@@ -88,6 +88,11 @@ class Terminal:
             self._news.clear()
             await self._news.wait()
 
+    async def takes(self, number: signal.Signals) -> None:
+        """Waits until the command has taken a signal that was sent: the same one would merge with it until then."""
+        while _is_pending(self.process.pid, number):  # noqa: ASYNC110  # the kernel tells nobody
+            await asyncio.sleep(0.005)
+
     async def ends(self) -> int:
         """Waits until the command has ended and all was shown; its exit code."""
         code = await self.process.wait()
@@ -107,6 +112,12 @@ class Terminal:
             os.close(self._master)
         self._output += data
         self._news.set()
+
+
+def _is_pending(process_id: int, number: signal.Signals) -> bool:
+    lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd:", "ShdPnd:"))]
+    return any(mask & 1 << (number - 1) for mask in masks)
 
 
 @dataclass(frozen=True, slots=True)

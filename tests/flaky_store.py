@@ -136,6 +136,8 @@ class FlakyStore:
         result = await operation()
         async with self._changed:
             await self._changed.wait_for(lambda: name not in self._withheld)
+        if name in self._mute:
+            raise StoreUnavailable("the answer was lost by the test")
         return result
 
     def listen(self, listener: StoreListener) -> None:

@@ -165,7 +165,8 @@ def utf8_size(text: str) -> int:
 def payload_size(payload: DeltaPayload) -> int:
     """The number of bytes by which a payload moves its part's offset."""
     if type(payload) is TextDelta:  # The hot path: a token.
-        return utf8_size(payload.text)
+        text = payload.text
+        return len(text) if text.isascii() else utf8_size(text)
     if isinstance(payload, ToolCallDelta):
         return utf8_size(payload.arguments)
     if isinstance(payload, BlobDelta):

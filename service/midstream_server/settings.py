@@ -103,6 +103,8 @@ class ProfileSettings(_Table):
     blocked_prompt_codes: tuple[Text, ...] | None = None
     connection_close: bool | None = None
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+    developer_role: Literal["developer", "system"] | None = None
+    reasoning_history: Literal["", "reasoning_details", "reasoning_content", "reasoning"] | None = None
     parameter_fields: dict[str, str] | None = None
     extra_body: dict[str, Any] | None = None
 

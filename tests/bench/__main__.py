@@ -1,11 +1,11 @@
-"""usage: python -m bench [cancel] [dialect-cancel] [parsers] [throughput] [store] [--full]"""
+"""usage: python -m bench [cancel] [dialect-cancel] [parsers] [throughput] [store] [workers] [--full]"""
 
 import argparse
 import asyncio
 
-from bench import cancel, dialect_cancel, parsers, store, throughput
+from bench import cancel, dialect_cancel, parsers, store, throughput, workers
 
-_ALL = ["cancel", "dialect-cancel", "parsers", "throughput", "store"]
+_ALL = ["cancel", "dialect-cancel", "parsers", "throughput", "store", "workers"]
 
 
 def main() -> None:
@@ -32,6 +32,11 @@ def main() -> None:
     if "store" in what:
         print("\nWhat a delta costs the store, one append in flight\n")
         print(store.measure(["sqlite", "valkey", "valkey-cluster"]), flush=True)
+    if "workers" in what:
+        rounds = 5 if arguments.full else 2
+        for streams, rate, seconds in ((10, 50, 4), (60, 50, 5), (1000, 3, 5)):
+            print(f"\n{streams} streams x {rate} tokens/s on a Valkey, medians of {rounds} interleaved rounds\n")
+            print(workers.measure(streams, rate, seconds, rounds), flush=True)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ COLUMNS = (
     "commands/delta",
     "bytes in/delta",
     "CPU us/delta",
+    "store CPU us/delta",
     "p50 / p99 ms",
 )
 
@@ -45,6 +46,7 @@ class Counters:
     scripts: int = 0
     commands: int = 0
     bytes_in: int = 0
+    cpu_seconds: float = 0.0
 
     def since(self, before: "Counters") -> "Counters":
         """What they did in between."""
@@ -52,6 +54,7 @@ class Counters:
             scripts=self.scripts - before.scripts,
             commands=self.commands - before.commands,
             bytes_in=self.bytes_in - before.bytes_in,
+            cpu_seconds=self.cpu_seconds - before.cpu_seconds,
         )
 
 
@@ -139,9 +142,10 @@ async def _row(name: str, servers: Sequence[ValkeyServer], path: Path, runs: int
     cuts = quantiles(load.delays, n=100)
     per_delta = [load.appends / deltas, done.scripts / deltas, done.commands / deltas]
     counts = [f"{each:.3f}" for each in per_delta] + [f"{done.bytes_in / deltas:.0f}"]
+    store_cpu = f"{done.cpu_seconds * 1e6 / deltas:.0f}"
     if not servers:
-        counts[1:] = ["-"] * 3
-    cells = [name, f"{runs} x {rate}", *counts, f"{cpu * 1e6 / deltas:.0f}"]
+        counts[1:], store_cpu = ["-"] * 3, "-"
+    cells = [name, f"{runs} x {rate}", *counts, f"{cpu * 1e6 / deltas:.0f}", store_cpu]
     return f"| {' | '.join(cells)} | {cuts[49] * 1e3:.2f} / {cuts[98] * 1e3:.1f} |"
 
 
@@ -159,12 +163,14 @@ def _servers(name: str) -> Iterator[Sequence[ValkeyServer]]:
 
 def _counters(servers: Sequence[ValkeyServer]) -> Counters:
     scripts = commands = bytes_in = 0
+    cpu_seconds = 0.0
     for server in servers:
         calls = {name: each["calls"] for name, each in server.client.info("commandstats").items()}
         scripts += calls.get("cmdstat_evalsha", 0)
         commands += sum(count for name, count in calls.items() if name not in ("cmdstat_info", "cmdstat_ping"))
         bytes_in += int(server.info("total_net_input_bytes"))
-    return Counters(scripts=scripts, commands=commands, bytes_in=bytes_in)
+        cpu_seconds += float(server.info("used_cpu_user")) + float(server.info("used_cpu_sys"))
+    return Counters(scripts=scripts, commands=commands, bytes_in=bytes_in, cpu_seconds=cpu_seconds)
 
 
 def _start_of(key: RunKey) -> StartRun:

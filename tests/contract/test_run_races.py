@@ -8,11 +8,13 @@ import pytest
 from midstream_server.codec import DecodedEvent
 from midstream_server.model import MessageDelta, Run, RunFinished, RunStarted, RunState, TextDelta
 from race.checks import check_view
+from race.fleet import race_fleet
 from race.machine import race
 from race.scene import View
 
 SEEDS_PER_TEST = 100
 TESTS = 10
+FLEET_SEEDS = 25
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS_PER_TEST * TESTS, SEEDS_PER_TEST))
@@ -27,6 +29,33 @@ def test_same_seed_gives_the_same_race():
     """A failure can be looked at again: every step of it."""
     for seed in range(7_000, 7_030):
         assert race(seed) == race(seed), seed
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_races_of_several_replicas_end_once_and_alike_for_everybody(count: int):
+    """Stopped, woken and killed at any step, cut off from the store, without hints: nothing is left live."""
+    endings = {ending for seed in range(FLEET_SEEDS) for ending in race_fleet(seed, count).endings}
+
+    assert {each.split()[0] for each in endings} >= {"COMPLETED", "CANCELLED", "FAILED"}
+
+
+def test_races_of_replicas_whose_store_fails_over_leave_nothing_live():
+    """What the store had acknowledged is lost: nobody waits for ever, and all who ask afterwards are told the same."""
+    endings = {ending for seed in range(FLEET_SEEDS) for ending in race_fleet(seed, 2, fails_over=True).endings}
+
+    assert {each.split()[0] for each in endings} >= {"COMPLETED", "CANCELLED", "FAILED"}
+
+
+@pytest.mark.parametrize("seed", [50_000_112, 50_001_667, 50_003_573])
+def test_races_that_once_left_a_run_live_do_not(seed: int):
+    """A replica took a run from a dead one, and its store was away before it could seal it."""
+    assert race_fleet(seed, 2).endings
+
+
+def test_same_seed_gives_the_same_race_of_replicas():
+    """A failure can be looked at again: every step of it."""
+    for seed in range(7_000, 7_005):
+        assert race_fleet(seed, 2) == race_fleet(seed, 2), seed
 
 
 def test_what_breaks_a_promise_is_noticed():

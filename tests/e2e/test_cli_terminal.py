@@ -76,6 +76,7 @@ async def test_control_c_twice_quits_at_once_though_the_server_is_frozen(server,
     try:
         terminal.press_control_c()
         await terminal.shows("^C")
+        await terminal.takes(signal.SIGINT)
         terminal.press_control_c()
         code = await terminal.ends()
     finally:

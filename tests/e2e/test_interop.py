@@ -1,15 +1,18 @@
 """The interop harness itself: that it passes what is right, and that nothing which is wrong gets past it."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from interop.languages import LANGUAGES, Language
 from interop.matrix import lines
+from interop.proxy import Proxy
 from interop.runners import Column, results_of, run
 from interop.scenarios import KINDS, scenarios, scripts
 
 SOME = [each for each in scenarios() if each.name in ("complete", "resume_at_every_event", "cancel_by_leaving")]
+ELSEWHERE = [each for each in scenarios() if each.name in ("cancel_by_id_from_elsewhere", "duplicate_start")]
 
 
 def scripted_language(root: Path, script: str) -> Language:
@@ -22,12 +25,60 @@ def scripted_language(root: Path, script: str) -> Language:
     return Language("shell", root=root)
 
 
+@pytest.mark.timeout(180)  # the harness has limits of its own, by scenario
 async def test_stubs_pass_against_a_real_server_with_tls():
     """A run, a stop, and a connection that is lost at every event; server, proxy and control do what they should."""
     column = await run(LANGUAGES["python"], "raw", SOME, has_tls=True)
 
     assert [(each.scenario, each.detail) for each in column.results] == [(each.name, "") for each in SOME]
     assert all(each.ok for each in column.results)
+
+
+@pytest.mark.timeout(180)  # the harness has limits of its own, by scenario
+async def test_stubs_pass_against_two_replicas():
+    """Both get connections, and it makes no difference which of them a call meets."""
+    column = await run(LANGUAGES["python"], "raw", SOME + ELSEWHERE, has_tls=False, replicas=2)
+
+    assert [(each.scenario, each.detail) for each in column.results] == [(each.name, "") for each in SOME + ELSEWHERE]
+    assert all(each.ok for each in column.results)
+    assert len(column.connections) == 2
+    assert all(column.connections)
+    assert "+".join(map(str, column.connections)) in "\n".join(lines([column], SOME))
+
+
+async def test_the_proxy_spreads_connections_and_passes_over_who_is_gone():
+    """Of two connections each server gets one, the next two the other way round; one that is gone gets none."""
+    first, second = await _greeting(b"1"), await _greeting(b"2")
+    async with Proxy(first.sockets[0].getsockname()[1], second.sockets[0].getsockname()[1]) as proxy:
+        both = [await _greeted(proxy) for _ in range(6)]
+        first.close()
+        left = [await _greeted(proxy) for _ in range(4)]
+        second.close()
+        nobody = await _greeted(proxy)
+
+        assert list(proxy.accepted.values()) == [3, 7]
+    assert (both, left, nobody) == ([b"1", b"2", b"2", b"1", b"1", b"2"], [b"2"] * 4, b"")
+
+
+async def _greeting(name: bytes) -> asyncio.Server:
+    """A server that says its name and hangs up."""
+
+    def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(name)
+        writer.close()
+
+    return await asyncio.start_server(greet, "127.0.0.1", 0)
+
+
+async def _greeted(proxy: Proxy) -> bytes:
+    """The name that a new connection hears; empty if it is reset."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    try:
+        return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import uvloop
 
@@ -14,7 +15,19 @@ from interop.runners import Column, run
 from interop.scenarios import KINDS, Scenario, scenarios
 
 _ONCE = ("leak",)
-"""Takes as long as all others together, and finds the same over TLS: there only if it is asked for."""
+"""Takes as long as all others together: over TLS, and with replicas, only if it is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """What stands at the other end."""
+
+    has_tls: bool
+    replicas: int
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"{'over TLS' if self.has_tls else 'plain text'}{f', {self.replicas} replicas' * (self.replicas > 1)}"
 
 
 def main() -> int:
@@ -25,21 +38,25 @@ def main() -> int:
         print(f"interop: left out: {reason}", file=sys.stderr)
     if left_out and arguments.languages:
         return 1
-    modes = _modes(arguments.tls, arguments.scenarios)
+    modes = _modes(arguments)
     passed = uvloop.run(_run_all(languages, arguments.kinds, modes, arguments.jobs))
     return 0 if passed and not left_out else 1
 
 
-def _modes(tls: str, names: Sequence[str]) -> Mapping[bool, Sequence[Scenario]]:
-    """The scenarios in plain text (False) and over TLS (True)."""
-    asked = [each for each in scenarios() if not names or each.name in names]
-    if tls != "both":
-        return {tls == "only": asked}
-    return {False: asked, True: [each for each in asked if names or each.name not in _ONCE]}
+def _modes(arguments: argparse.Namespace) -> Mapping[Mode, Sequence[Scenario]]:
+    """What is to be shown of a server in plain text, over TLS, and of replicas."""
+    asked = [each for each in scenarios() if not arguments.scenarios or each.name in arguments.scenarios]
+    again = [each for each in asked if arguments.scenarios or each.name not in _ONCE]
+    plain, secure = (Mode(has_tls=has_tls, replicas=arguments.replicas) for has_tls in (False, True))
+    tls = arguments.tls or ("both" if arguments.replicas == 1 else "off")
+    if tls == "only":
+        return {secure: again}
+    first = asked if arguments.replicas == 1 else again
+    return {plain: first} | ({secure: again} if tls == "both" else {})
 
 
 async def _run_all(
-    languages: Sequence[Language], kinds: Sequence[str], modes: Mapping[bool, Sequence[Scenario]], jobs: int
+    languages: Sequence[Language], kinds: Sequence[str], modes: Mapping[Mode, Sequence[Scenario]], jobs: int
 ) -> bool:
     started = time.monotonic()
     for language in languages:
@@ -50,9 +67,9 @@ async def _run_all(
             return False
     print(f"built in {time.monotonic() - started:.0f} s", flush=True)
     passed = True
-    for has_tls, wanted in modes.items():
-        columns = await _columns(languages, kinds, wanted, has_tls=has_tls, jobs=jobs)
-        print(f"\nInterop, {'over TLS' if has_tls else 'plain text'}\n")
+    for mode, wanted in modes.items():
+        columns = await _columns(languages, kinds, wanted, mode, jobs=jobs)
+        print(f"\nInterop, {mode}\n")
         print("\n".join(matrix.lines(columns, wanted)), flush=True)
         passed = passed and all(result.ok for column in columns for result in column.results)
     print(f"\n{'passed' if passed else 'FAILED'}, {time.monotonic() - started:.0f} s")
@@ -60,13 +77,13 @@ async def _run_all(
 
 
 async def _columns(
-    languages: Sequence[Language], kinds: Sequence[str], wanted: Sequence[Scenario], *, has_tls: bool, jobs: int
+    languages: Sequence[Language], kinds: Sequence[str], wanted: Sequence[Scenario], mode: Mode, *, jobs: int
 ) -> Sequence[Column]:
     limit = asyncio.Semaphore(jobs)
 
     async def column(language: Language, kind: str) -> Column:
         async with limit:
-            return await run(language, kind, wanted, has_tls=has_tls)
+            return await run(language, kind, wanted, has_tls=mode.has_tls, replicas=mode.replicas)
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(column(language, kind)) for language in languages for kind in kinds]
@@ -90,7 +107,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--scenarios", nargs="+", choices=names, default=[], metavar="SCENARIO")
     parser.add_argument(
-        "--tls", choices=("off", "only", "both"), default="both", help="default: both, leak not over TLS"
+        "--tls", choices=("off", "only", "both"), help="default: both (off with replicas); leak only where it is first"
+    )
+    parser.add_argument(
+        "--replicas",
+        type=int,
+        choices=(1, 2),
+        default=1,
+        help="2: on one Valkey, with connections going to each in turn",
     )
     parser.add_argument("--jobs", type=int, default=2, help="runners at a time (2)")
     return parser.parse_args()

@@ -59,17 +59,15 @@ class _Control:
         return {"connections": self._world.proxy.cut()}
 
     async def kill(self, body: _Answer) -> _Answer:
-        await self._world.server.kill()
-        await self._world.server.start()
+        await self._world.replicas.kill()
         return {}
 
     async def drain(self, body: _Answer) -> _Answer:
-        await self._world.server.drain()
+        await self._world.replicas.drain()
         return {}
 
     async def start(self, body: _Answer) -> _Answer:
-        await self._world.server.exited()
-        await self._world.server.start()
+        await self._world.replicas.start()
         return {}
 
     async def mark(self, body: _Answer) -> _Answer:

@@ -16,6 +16,10 @@ def lines(columns: Sequence[Column], wanted: Sequence[Scenario]) -> Iterator[str
     for scenario in wanted:
         cells = (f"  {_cell(column, scenario):>{width}}" for column, width in zip(columns, widths, strict=True))
         yield f"{scenario.name:<{names}}" + "".join(cells)
+    if any(column.connections for column in columns):
+        cells = ("+".join(map(str, column.connections)) for column in columns)
+        row = (f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        yield f"{'(connections)':<{names}}" + "".join(row)
     for column in columns:
         yield from _failures(column)
 

@@ -1,7 +1,8 @@
-"""A TCP proxy that loses its connections on demand. It looks at no byte, so it may carry TLS."""
+"""A TCP proxy that spreads connections over servers, and loses them on demand. It looks at no byte: TLS passes."""
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import struct
 from types import TracebackType
@@ -10,11 +11,17 @@ from typing import Self
 _Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-class LossyProxy:
-    """Stands before a port of this machine, as an async context manager; `port` is where it listens."""
+class Proxy:
+    """Stands before ports of this machine, as an async context manager; `port` is where it listens.
 
-    def __init__(self, target_port: int) -> None:
-        self._target_port = target_port
+    With two servers, of two connections each gets one, and the server that was second is first for the next two: so the
+    connections of one client go to both, and those of the next one the other way round. A server that is not there is
+    passed over.
+    """
+
+    def __init__(self, *target_ports: int) -> None:
+        self.accepted = dict.fromkeys(target_ports, 0)
+        self._turns = itertools.cycle((*target_ports, *reversed(target_ports)))
         self._writers: dict[int, tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -48,9 +55,8 @@ class LossyProxy:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, client: _Ends) -> None:
-        try:
-            server = await asyncio.open_connection("127.0.0.1", self._target_port)
-        except OSError:
+        server = await self._connected()
+        if server is None:
             _reset(client[1])
             return
         self._writers[id(client)] = (client[1], server[1])
@@ -62,6 +68,15 @@ class LossyProxy:
             self._writers.pop(id(client), None)
             client[1].close()
             server[1].close()
+
+    async def _connected(self) -> _Ends | None:
+        first = next(self._turns)
+        for port in (first, *(each for each in self.accepted if each != first)):
+            with contextlib.suppress(OSError):
+                server = await asyncio.open_connection("127.0.0.1", port)
+                self.accepted[port] += 1
+                return server
+        return None
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -33,12 +33,16 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What became of all scenarios of a language and kind, and what was printed on standard error meanwhile."""
+    """What became of all scenarios of a language and kind, and what was printed on standard error meanwhile.
+
+    `connections`, where there are replicas: how many each of them got.
+    """
 
     language: str
     kind: str
     results: Sequence[Result]
     errors: str = ""
+    connections: Sequence[int] = ()
 
     @property
     def name(self) -> str:
@@ -46,13 +50,13 @@ class Column:
         return f"{self.language} {self.kind}"
 
 
-async def run(language: Language, kind: str, wanted: Sequence[Scenario], *, has_tls: bool) -> Column:
+async def run(language: Language, kind: str, wanted: Sequence[Scenario], *, has_tls: bool, replicas: int = 1) -> Column:
     """Runs the scenarios that apply to this kind; what goes wrong on the way is in the results."""
     chosen = [each for each in wanted if kind in each.kinds]
     with tempfile.TemporaryDirectory(prefix="midstream-interop-") as name:
         folder = Path(name)
         certificates = Certificates.made_in(folder) if has_tls else None
-        async with world(folder, certificates) as made, control(made) as control_url:
+        async with world(folder, certificates, replicas) as made, control(made) as control_url:
             errors = folder / "runner.log"
             process = await language.start(kind, errors)
             made.runner_process_id = process.pid
@@ -68,8 +72,8 @@ async def run(language: Language, kind: str, wanted: Sequence[Scenario], *, has_
             finally:
                 _kill(process)
                 await process.wait()
-            shown = errors.read_text(errors="replace") + made.server.log.read_text(errors="replace")
-            return Column(language.name, kind, results, shown[-_SHOWN_BYTES:])
+            shown = errors.read_text(errors="replace") + made.replicas.log()
+            return Column(language.name, kind, results, shown[-_SHOWN_BYTES:], tuple(made.replicas.connections))
 
 
 async def _give(process: asyncio.subprocess.Process, configuration: object) -> None:

@@ -1,6 +1,7 @@
 """A real server in a process of its own, which can be killed, drained and started again at the same address."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -15,9 +16,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 SERVICE = "midstream.v1.GenerationService"
 SERVER_NAME = "localhost"
+LEASE_SECONDS = 3
+HEARTBEAT_SECONDS = 1
 _LISTENING = "midstream listening on "
 _START_SECONDS = 30.0
-_POLL_SECONDS = 0.02
 
 
 class ServerBroken(Exception):
@@ -50,15 +52,18 @@ class Certificates:
 
 
 class ServerProcess:
-    """`midstream serve` with a store in `folder`, and one upstream, `sim`."""
+    """`midstream serve` with one upstream, `sim`; its files in `folder` bear its name."""
 
-    def __init__(self, folder: Path, upstream_url: str, certificates: Certificates | None) -> None:
-        self._config = folder / "midstream.toml"
-        self.log = folder / "server.log"
+    def __init__(
+        self, folder: Path, name: str, store: str, upstream_url: str, certificates: Certificates | None
+    ) -> None:
+        self.name = name
+        self._config = folder / f"{name}.toml"
+        self.log = folder / f"{name}.log"
         self._certificates = certificates
         self._address = "127.0.0.1:0"
         self._process: asyncio.subprocess.Process | None = None
-        self._config.write_text(_configuration(folder / "runs.db", upstream_url, certificates))
+        self._config.write_text(_configuration(store, upstream_url, certificates))
 
     @property
     def address(self) -> str:
@@ -69,6 +74,11 @@ class ServerProcess:
     def port(self) -> int:
         """Its port."""
         return int(self._address.rpartition(":")[2])
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it was started, and has not exited."""
+        return self._process is not None and self._process.returncode is None
 
     @property
     def process_id(self) -> int:
@@ -102,22 +112,19 @@ class ServerProcess:
         process.kill()
         await process.wait()
 
-    async def drain(self) -> None:
-        """SIGTERM; once its health says so.
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self._running().send_signal(signal.SIGTERM)
 
-        Raises:
-            ServerBroken: it exits instead, as it has no run to wait for.
-        """
-        process = self._running()
-        process.send_signal(signal.SIGTERM)
+    async def is_serving(self) -> bool:
+        """Whether its health says so; false, too, if it does not answer."""
         async with self.channel() as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)  # its types do not know the asynchronous kind
-            while process.returncode is None:
-                answer = await stub.Check(health_pb2.HealthCheckRequest(service=SERVICE), wait_for_ready=True)
-                if answer.status == health_pb2.HealthCheckResponse.NOT_SERVING:
-                    return
-                await asyncio.sleep(_POLL_SECONDS)
-        raise ServerBroken("the server had no run to wait for, and has exited")
+            request = health_pb2.HealthCheckRequest(service=SERVICE)
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                answer = await stub.Check(request, timeout=_START_SECONDS)
+                return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        return False
 
     async def exited(self) -> None:
         """Waits until it has exited by itself.
@@ -130,7 +137,7 @@ class ServerProcess:
 
     async def stop(self) -> None:
         """Ends it, whatever it does."""
-        if self._process is not None and self._process.returncode is None:
+        if self.is_alive:
             await self.kill()
 
     def channel(self) -> grpc.aio.Channel:
@@ -146,10 +153,11 @@ class ServerProcess:
         return self._process
 
 
-def _configuration(store: Path, upstream_url: str, certificates: Certificates | None) -> str:
+def _configuration(store: str, upstream_url: str, certificates: Certificates | None) -> str:
     lines = [
-        f'store = "sqlite:///{store}"',
+        f'store = "{store}"',
         *("[log]", 'level = "warning"', "[local]", "enabled = false"),
+        *("[replica]", f'lease = "{LEASE_SECONDS}s"', f'heartbeat = "{HEARTBEAT_SECONDS}s"'),
         *("[upstreams.sim]", 'dialect = "openai-chat"', f'base_url = "{upstream_url}"'),
     ]
     if certificates is not None:

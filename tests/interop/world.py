@@ -1,4 +1,4 @@
-"""What one runner meets: a server, the upstream behind it, a proxy before it, and a server from the future."""
+"""What one runner meets: a server or replicas, the upstream behind, a proxy before, and a server from the future."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from interop.handles import Handles
-from interop.proxy import LossyProxy
+from interop.proxy import Proxy
+from interop.replicas import Replicas, replicas
 from interop.scenarios import scripts
 from interop.scripted import future_server
-from interop.serving import SERVER_NAME, Certificates, ServerProcess
+from interop.serving import SERVER_NAME, Certificates
 from interop.upstream import UpstreamView
 from midstream.v1 import generation_service_pb2 as service_wire
 from midstream.v1 import generation_service_pb2_grpc as service_grpc
@@ -25,8 +26,8 @@ _LIVE = (wire.RUN_STATE_QUEUED, wire.RUN_STATE_RUNNING, wire.RUN_STATE_STOPPING)
 class World:
     """All of it. `runner_process_id` is set once there is one."""
 
-    def __init__(self, server: ServerProcess, upstream: UpstreamView, proxy: LossyProxy, scripted_target: str) -> None:
-        self.server = server
+    def __init__(self, replicas: Replicas, upstream: UpstreamView, proxy: Proxy, scripted_target: str) -> None:
+        self.replicas = replicas
         self.upstream = upstream
         self.proxy = proxy
         self.scripted_target = scripted_target
@@ -37,7 +38,7 @@ class World:
         """What the runner is told about it."""
         tls = {"ca_file": str(certificates.authority_file), "server_name": SERVER_NAME} if certificates else None
         return {
-            "target": self.server.address,
+            "target": self.replicas.target,
             "proxy_target": f"127.0.0.1:{self.proxy.port}",
             "scripted_target": self.scripted_target,
             "tls": tls,
@@ -60,7 +61,7 @@ class World:
 
     async def _leaks(self) -> list[str]:
         found = [leak for owner, held in self._held().items() for leak in held.beyond(self._marks[owner], owner)]
-        async with self.server.channel() as channel:
+        async with self.replicas.servers[0].channel() as channel:
             stub = service_grpc.GenerationServiceStub(channel)
             for state in _LIVE:
                 answer = await stub.ListRuns(service_wire.ListRunsRequest(state=state))
@@ -70,20 +71,18 @@ class World:
     def _held(self) -> dict[str, Handles]:
         return {
             "runner": Handles.of(self.runner_process_id),
-            "server": Handles.of(self.server.process_id),
+            **{each.name: Handles.of(each.process_id) for each in self.replicas.servers},
         }
 
 
 @asynccontextmanager
-async def world(folder: Path, certificates: Certificates | None) -> AsyncIterator[World]:
+async def world(folder: Path, certificates: Certificates | None, replica_count: int) -> AsyncIterator[World]:
     """Makes one, and ends it."""
     async with AsyncExitStack() as stack:
         simulator = await stack.enter_async_context(Simulator())
         for name, script in scripts().items():
             simulator.play(name, script)
-        server = ServerProcess(folder, simulator.base_url, certificates)
-        stack.push_async_callback(server.stop)
-        await server.start()
-        proxy = await stack.enter_async_context(LossyProxy(server.port))
+        servers = await stack.enter_async_context(replicas(folder, simulator.base_url, certificates, replica_count))
+        proxy = await stack.enter_async_context(Proxy(*servers.ports))
         scripted = await stack.enter_async_context(future_server())
-        yield World(server, UpstreamView(simulator), proxy, scripted.target)
+        yield World(servers, UpstreamView(simulator), proxy, scripted.target)

@@ -1,10 +1,11 @@
-"""usage: python -m race [--seeds 10000] [--first N]"""
+"""usage: python -m race [--seeds 10000] [--first N] [--replicas 1] [--failovers]"""
 
 import argparse
 import sys
 import time
 from collections import Counter
 
+from race.fleet import race_fleet
 from race.machine import Broken, race
 
 
@@ -13,13 +14,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="race")
     parser.add_argument("--seeds", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--replicas", type=int, default=1)
+    parser.add_argument("--failovers", action="store_true", help="the store loses what it had acknowledged")
     arguments = parser.parse_args()
+    count = arguments.replicas
+    run = race if count == 1 else lambda seed: race_fleet(seed, count, fails_over=arguments.failovers)
     began = time.monotonic()
     endings: Counter[str] = Counter()
     broken: list[int] = []
     for seed in range(arguments.first, arguments.first + arguments.seeds):
         try:
-            endings.update(race(seed).endings)
+            endings.update(run(seed).endings)
         except Broken as error:
             print(error, flush=True)
             broken.append(seed)

@@ -39,6 +39,11 @@ class Life:
         """How many runs were live when all should have ended by themselves."""
         self.callers_at_rest = 0
         """How many calls had no answer by then."""
+        self.expected: tuple[type[Exception], ...] = EXPECTED
+        """What a caller may be told."""
+        self.quiet_seconds = QUIET_SECONDS
+        self.on_rest: Callable[[], None] = lambda: None
+        """Told when all should have ended by themselves."""
         self._scene = scene
         self._store = store
         self._clock = clock
@@ -90,7 +95,7 @@ class Life:
     async def _to_the_end(self, supervisor: Supervisor) -> None:
         """Until the process shall go, or everything that can happen by itself has happened."""
         trouble = self._scene.plan.trouble
-        seconds = QUIET_SECONDS + trouble.outage_at + trouble.outage_seconds
+        seconds = self.quiet_seconds + trouble.outage_at + trouble.outage_seconds
         try:
             async with asyncio.timeout(seconds):
                 await self._leave.wait()
@@ -98,6 +103,7 @@ class Life:
             self.live_at_rest = supervisor.live_runs
             self.callers_at_rest = len(self._actors)
             self.came_to_rest = not self._store.is_away
+            self.on_rest()
 
     async def _end_actors(self) -> None:
         for task in tuple(self._actors):
@@ -115,7 +121,7 @@ class Life:
             if at:
                 await asyncio.sleep(at)
             await work()
-        except EXPECTED:
+        except self.expected:
             return
         except Exception as error:
             self._scene.problems.append(f"a caller got {error!r}")
@@ -125,6 +131,7 @@ class Life:
     async def _be_away(self, trouble: Trouble) -> None:
         assert trouble.outage is not None, "there is an outage in this plan"
         self._scene.note("outage", "", trouble.outage)
+        self._scene.note("away", "", (trouble.outage, trouble.outage_seconds))
         self._store.begin(trouble.outage)
         try:
             await asyncio.sleep(trouble.outage_seconds)
@@ -170,13 +177,21 @@ class Life:
     async def _read(self, reader: Reader, run_id: str, plan: StreamPlan) -> None:
         view = View(run_id)
         self._scene.views.append(view)
-        while events := await reader.next():
-            view.events.extend(map(decode_event, events))
-            if plan.leaves_after_events is not None and len(view.events) >= plan.leaves_after_events:
-                return
-            if plan.pause:
-                await asyncio.sleep(plan.pause)
-        view.has_ended = True
+        await self.read_on(reader, view, plan.leaves_after_events, plan.pause)
+
+    async def read_on(self, reader: Reader, view: View, leaves_after_events: int | None, pause: float) -> None:
+        """Reads until it leaves, or to the end."""
+        view.process = self._name
+        try:
+            while events := await reader.next():
+                view.events.extend(map(decode_event, events))
+                if leaves_after_events is not None and len(view.events) >= leaves_after_events:
+                    return
+                if pause:
+                    await asyncio.sleep(pause)
+            view.has_ended = True
+        finally:
+            view.process = ""
 
     async def _ask(self, supervisor: Supervisor, run_id: str, plan: AskPlan) -> None:
         answers = self._scene.answers

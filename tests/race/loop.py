@@ -8,12 +8,15 @@ import asyncio
 import contextvars
 import heapq
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from random import Random
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+PROCESS: contextvars.ContextVar[str] = contextvars.ContextVar("process", default="")
+"""Whose work a handle is. Empty: nobody's, as that of the network."""
 
 
 class Stuck(AssertionError):
@@ -32,6 +35,7 @@ class _Future(asyncio.Future[Any]):
 class _Task(asyncio.Task[Any]):
     def __init__(self, number: int, work: Coroutine[Any, Any, Any], **options: Any) -> None:
         self._number = number
+        self.process: str = (options["context"] or contextvars.copy_context()).get(PROCESS, "")
         super().__init__(work, **options)
 
     def __hash__(self) -> int:
@@ -58,6 +62,8 @@ class RaceLoop(asyncio.AbstractEventLoop):
         self._ready: list[asyncio.Handle] = []
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._numbers = 0
+        self._stopped: set[str] = set()
+        self._held: list[asyncio.Handle] = []
 
     # --- what asyncio asks of a loop ------------------------------------------------------------------------------
 
@@ -126,9 +132,31 @@ class RaceLoop(asyncio.AbstractEventLoop):
                 if not self._ready and not self._go_on():
                     raise Stuck(f"waiting for ever: {sorted(task.get_name() for task in self.tasks())}")
                 handle = self._ready.pop(self._choose())
-                if not handle.cancelled():
+                if self._stopped and self.process_of(handle) in self._stopped:
+                    self._held.append(handle)
+                elif not handle.cancelled():
                     self.steps += 1
                     handle._run()
+
+    def stop_process(self, process: str) -> None:
+        """SIGSTOP: its work waits, and so do its timers. SIGKILL, if it is never woken."""
+        self._stopped.add(process)
+
+    def wake_process(self, process: str) -> None:
+        """SIGCONT."""
+        self._stopped.discard(process)
+        self._ready.extend(self._held)
+        self._held.clear()
+
+    def is_stopped(self, process: str) -> bool:
+        """Whether it does nothing now."""
+        return process in self._stopped
+
+    @staticmethod
+    def process_of(handle: asyncio.Handle) -> str:
+        """Whose it is."""
+        context: contextvars.Context = handle._context  # type: ignore[attr-defined]  # what it is run in, and no more
+        return context.get(PROCESS, "")
 
     def dismantle(self) -> None:
         """Cancels every task until none is left."""
@@ -147,6 +175,10 @@ class RaceLoop(asyncio.AbstractEventLoop):
     def tasks(self) -> set[asyncio.Task[Any]]:
         """All that have not ended."""
         return asyncio.all_tasks(self)
+
+    def processes_of(self, tasks: Iterable[asyncio.Task[Any]]) -> dict[asyncio.Task[Any], str]:
+        """Whose they are."""
+        return {task: task.process for task in tasks if isinstance(task, _Task)}
 
     def pending_timers(self) -> list[asyncio.TimerHandle]:
         """All that have not been cancelled."""

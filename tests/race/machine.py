@@ -5,7 +5,7 @@ opened by the next one. The last one, the audit, starts nothing of its own; all 
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -15,16 +15,16 @@ import structlog
 from engine_scenario import LoopClock
 from midstream_server.codec import decode_event
 from midstream_server.engine.supervisor import Supervisor, SupervisorOptions
-from midstream_server.errors import RunNotFound
 from midstream_server.model import DEFAULT_TENANT, CancelReason, Run, RunState
-from midstream_server.stores.base import ListQuery, LogPage, RecordPhase, RunRecord
+from midstream_server.stores.base import RecordPhase
 from midstream_server.stores.memory import MemoryRunStore
+from race.audit import Audit, Left, look, named, run_now
 from race.checks import Fold, check_answer, check_log, check_view, is_prefix, payloads_of
 from race.life import Life
 from race.loop import RaceLoop, Stuck, new_loop
-from race.oracle import Ending, Oracle
+from race.oracle import Ending, Oracle, Prediction
 from race.plan import RunPlan, make_plan
-from race.scene import Answer, Note, RaceCall, RaceUpstreams, Scene, View, key_of
+from race.scene import Note, RaceCall, RaceUpstreams, Scene
 from race.store import RaceStore
 
 MAX_STEPS = 100_000
@@ -42,14 +42,6 @@ class Outcome:
     endings: tuple[str, ...]
     digest: str
     """Of everything that happened: the same seed gives the same one."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Left:
-    """What one process left of a run."""
-
-    record: RunRecord | None
-    entries: tuple[bytes, ...]
 
 
 def race(seed: int) -> Outcome:
@@ -75,6 +67,19 @@ def _is_bad(entry: Any) -> bool:
     return entry["log_level"] in ("error", "warning", "critical") and entry["event"] not in _EXPECTED_LOGS
 
 
+def digest(scene: Scene, finals: Mapping[str, Run]) -> Outcome:
+    """What a race came to, in short."""
+    facts = hashlib.sha256()
+    for note in scene.notes:
+        detail = note.detail if isinstance(note.detail, str) else type(note.detail).__name__
+        facts.update(f"{note.step} {note.time:.6f} {note.kind} {note.run_id} {detail}\n".encode())
+    for run_id, final in sorted(finals.items()):
+        facts.update(f"{run_id} {final}\n".encode())
+    for view in scene.views:
+        facts.update(repr([(each.sequence, each.first_sequence) for each in view.events]).encode())
+    return Outcome(tuple(named(finals.get(run.spec.run_id)) for run in scene.plan.runs), facts.hexdigest())
+
+
 class _Machine:
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)
@@ -82,14 +87,15 @@ class _Machine:
         self._inner = MemoryRunStore()
         self._clock = LoopClock()
         self._time = 0.0
-        self._left: dict[str, _Left] = {}
-        self._finals: dict[str, Run] = {}
+        self._left: dict[str, Left] = {}
+        self._audited = Audit(self.scene, self._inner)
+        self._finals, self._settled = self._audited.finals, self._audited.settled
         self._crashed = False
         self._came_to_rest = False
 
     def run(self) -> None:
         plan = self.scene.plan
-        _run_now(self._inner.open())
+        run_now(self._inner.open())
         self._crashed = self._live("life-1", plan.trouble.crash_after_steps)
         self._left = {run.spec.run_id: self._look(run.spec.run_id) for run in plan.runs}
         if self._crashed and plan.second_crash_after_steps is not None:
@@ -99,17 +105,7 @@ class _Machine:
 
     def outcome(self) -> Outcome:
         """After `run`."""
-        facts = hashlib.sha256()
-        for note in self.scene.notes:
-            detail = note.detail if isinstance(note.detail, str) else type(note.detail).__name__
-            facts.update(f"{note.step} {note.time:.6f} {note.kind} {note.run_id} {detail}\n".encode())
-        for run_id, final in sorted(self._finals.items()):
-            facts.update(f"{run_id} {final}\n".encode())
-        for view in self.scene.views:
-            facts.update(repr([(each.sequence, each.first_sequence) for each in view.events]).encode())
-        return Outcome(
-            tuple(_named(self._finals.get(run.spec.run_id)) for run in self.scene.plan.runs), facts.hexdigest()
-        )
+        return digest(self.scene, self._finals)
 
     # --- the processes ----------------------------------------------------------------------------------------------
 
@@ -185,42 +181,7 @@ class _Machine:
         options = SupervisorOptions(replica="audit")
         store = RaceStore(self._inner, self._random, None)
         async with Supervisor(store, RaceUpstreams(self.scene), self._clock, lambda: "audit", options) as supervisor:
-            for run in self.scene.plan.runs:
-                run_id = run.spec.run_id
-                try:
-                    final = await supervisor.get(DEFAULT_TENANT, run_id, None)
-                except RunNotFound:
-                    continue
-                self._finals[run_id] = final
-                await self._ask_again(supervisor, run, final)
-            query = ListQuery(tenant=DEFAULT_TENANT, limit=10)
-            self.scene.answers.extend(Answer("list", each) for each in await supervisor.list_runs(query))
-
-    async def _ask_again(self, supervisor: Supervisor, run: RunPlan, final: Run) -> None:
-        """The same question in every other way; readers go on where they were cut off."""
-        scene, run_id = self.scene, run.spec.run_id
-        outcome, answer = await supervisor.cancel(DEFAULT_TENANT, run_id, "late", "eve", 5.0)
-        scene.answers.append(Answer("cancel", answer, outcome))
-        claim = supervisor.new_claim(DEFAULT_TENANT, run_id)
-        record = self._look(run_id).record
-        assert record is not None, "what can be read has a record"
-        reader = await supervisor.start(run.spec, record.fingerprint or "1:same", claim)
-        whole = View(run_id)
-        while events := await reader.next():
-            whole.events.extend(map(decode_event, events))
-        supervisor.detach(claim, reader, CancelReason.CLIENT_GONE, by_server=False)
-        whole.has_ended = True
-        for view in [each for each in scene.views if each.run_id == run_id]:
-            fold = Fold()
-            if view.has_ended or any(fold.take(event) for event in view.events) or fold.finished is not None:
-                continue
-            reader = await supervisor.watch(DEFAULT_TENANT, run_id, fold.cursor, from_snapshot=False, claim=None)
-            while events := await reader.next():
-                view.events.extend(map(decode_event, events))
-            supervisor.detach(None, reader, CancelReason.CLIENT_GONE, by_server=False)
-            view.has_ended = True
-        scene.views.append(whole)
-        scene.answers.append(Answer("get", await supervisor.get(DEFAULT_TENANT, run_id, 1.0)))
+            await self._audited.ask(supervisor)
 
     # --- the verdict ------------------------------------------------------------------------------------------------
 
@@ -228,7 +189,7 @@ class _Machine:
         for run in self.scene.plan.runs:
             run_id = run.spec.run_id
             self.scene.problems += [f"{run_id}: {problem}" for problem in self._judge_run(run)]
-        members = _run_now(self._inner.join_conversation(DEFAULT_TENANT, "talk", "next", 0))
+        members = run_now(self._inner.join_conversation(DEFAULT_TENANT, "talk", "next", 0))
         # What a process that goes has no time to clear, a durable store clears when it is opened.
         if members and self._came_to_rest:
             self.scene.problems.append(f"the conversation still has {members}")
@@ -279,11 +240,25 @@ class _Machine:
             if final.finish_reason != predicted.finish_reason:
                 yield f"finish reason {final.finish_reason}, not {predicted.finish_reason}"
             if not any(_fits(each, final) for each in predicted.endings):
-                yield f"it is {_named(final)}, not {predicted.endings}"
-            if final.cancel is not None and final.cancel.discarded_events != predicted.discarded_events:
-                yield f"{final.cancel.discarded_events} events discarded, not {predicted.discarded_events}"
+                yield f"it is {named(final)}, not {predicted.endings}"
+            yield from self._judge_stop(final, predicted, is_drained=started[0].is_drained)
 
-    def _judge_orphan(self, left: _Left, final: Run) -> Iterable[str]:
+    def _judge_stop(self, final: Run, predicted: Prediction, *, is_drained: bool) -> Iterable[str]:
+        """What is said of a stop: all that came after it, or of a drained upstream what was known at the seal."""
+        if (is_drained or final.run_id in self._settled) and final.state is not RunState.CANCELLED:
+            yield f"{named(final)} was drained, or settled"
+        if final.run_id in self._settled and not is_drained:
+            yield "it is settled, and was not drained"
+        report = final.cancel
+        if report is None:
+            return
+        if is_drained and report.upstream_close_time is not None:
+            yield f"the upstream closed at {report.upstream_close_time}, and was drained"
+        told, came = report.discarded_events, predicted.discarded_events
+        if told > came or (told < came and not is_drained):
+            yield f"{told} events discarded, not {came}"
+
+    def _judge_orphan(self, left: Left, final: Run) -> Iterable[str]:
         """Nobody drove it to its end: from the log alone, an intent means CANCELLED."""
         record = left.record
         assert record is not None, "an orphan has a record"
@@ -291,7 +266,7 @@ class _Machine:
         if record.intent is not None:
             wanted = Ending(RunState.CANCELLED, record.intent.reason, text=record.intent.text)
         if not _fits(wanted, final):
-            yield f"recovered as {_named(final)}, not {wanted}"
+            yield f"recovered as {named(final)}, not {wanted}"
         fold = Fold()
         for entry in left.entries:
             fold.take(decode_event(entry))
@@ -310,10 +285,8 @@ class _Machine:
     def _notes_of(self, run_id: str) -> list[Note]:
         return [note for note in self.scene.notes if note.run_id in ("", run_id)]
 
-    def _look(self, run_id: str) -> _Left:
-        record = _run_now(self._inner.get(key_of(run_id)))
-        page: LogPage = _run_now(self._inner.read_log(key_of(run_id), 0, 1 << 30))
-        return _Left(record, tuple(page.entries))
+    def _look(self, run_id: str) -> Left:
+        return look(self._inner, run_id)
 
 
 def _judge_unstarted(final: Run, notes: list[Note]) -> Iterable[str]:
@@ -334,19 +307,3 @@ def _fits(ending: Ending, final: Run) -> bool:
     if (final.error.reason if final.error else "") != ending.error:
         return False
     return ending.text is None or (final.cancel is not None and final.cancel.reason == ending.text)
-
-
-def _named(final: Run | None) -> str:
-    if final is None:
-        return "never"
-    why = final.cancel_reason.name if final.cancel_reason else final.error.reason if final.error else ""
-    return f"{final.state.name} {why}".strip()
-
-
-def _run_now(work: Any) -> Any:
-    """The result of an operation of the memory store, which never suspends."""
-    try:
-        work.send(None)
-    except StopIteration as stop:
-        return stop.value
-    raise AssertionError("an operation of the memory store suspended")

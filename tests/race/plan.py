@@ -29,6 +29,7 @@ from midstream_server.model import (
     UsageSource,
 )
 from midstream_server.upstreams.base import (
+    DrainCaps,
     EventIgnored,
     ModelFinished,
     PartDelta,
@@ -95,6 +96,8 @@ class RunPlan:
     reads: Sequence[Read]
     reads_on: bool
     """The upstream's iteration goes on after the abort, until it is cancelled."""
+    drain_caps: DrainCaps | None
+    """The upstream is drained after a stop."""
     streams: Sequence[StreamPlan]
     asks: Sequence[AskPlan]
 
@@ -187,12 +190,17 @@ def _run(random: Random, run_id: str, conversation_id: str) -> RunPlan:
         spec=spec,
         reads=_reads(random),
         reads_on=reads_on,
+        drain_caps=_drain_caps(random) if random.random() < 0.3 else None,
         streams=[
             _stream(random, generates=True, first=True),
             *_some(random, 3, lambda: _stream(random, generates=None)),
         ],
         asks=_some(random, random.choice((1, 4)), lambda: _ask(random)),
     )
+
+
+def _drain_caps(random: Random) -> DrainCaps:
+    return DrainCaps(seconds=random.choice((0.0, 0.02, 1.0, 5.0)), output_tokens=random.choice((0, 5, 1_000_000)))
 
 
 def _on_detach(random: Random) -> DetachPolicy:

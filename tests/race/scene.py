@@ -8,8 +8,8 @@ from typing import Any
 from midstream_server.codec import DecodedEvent
 from midstream_server.errors import ModelNotFound
 from midstream_server.model import DEFAULT_TENANT, CancelOutcome, ModelInfo, Prompt, Run, RunKey
-from midstream_server.upstreams.base import CallOptions, Upstream, UpstreamBatch, UpstreamCall
-from race.loop import RaceLoop
+from midstream_server.upstreams.base import CallOptions, DrainCaps, Upstream, UpstreamBatch, UpstreamCall
+from race.loop import PROCESS, RaceLoop
 from race.plan import Plan, RunPlan
 
 
@@ -32,6 +32,10 @@ class View:
     events: list[DecodedEvent] = field(default_factory=list)
     has_ended: bool = False
     """The engine said that there is no more."""
+    process: str = ""
+    """Who is sending it, if anybody is."""
+    has_gone_on: bool = False
+    """Its client has come back elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,13 @@ class Scene:
         assert isinstance(loop, RaceLoop), "races are run by the race loop"
         self.notes.append(Note(loop.steps, loop.time(), kind, run_id, detail))
 
+    def go_on(self, view: View) -> View:
+        """The stream that goes on with what another one got, which gets nothing any more."""
+        later = View(view.run_id, list(view.events))
+        view.has_gone_on = True
+        self.views.append(later)
+        return later
+
     def of(self, run_id: str) -> RunPlan:
         """The plan of a run."""
         return next(each for each in self.plan.runs if each.spec.run_id == run_id)
@@ -80,6 +91,8 @@ class RaceCall:
         self.run_id = run_id
         self.attempts = 0
         self.is_open = False
+        self.is_drained = False
+        self.process = PROCESS.get()
         self._scene = scene
         self._plan = scene.of(run_id)
         self._closed = asyncio.Event()
@@ -92,6 +105,8 @@ class RaceCall:
         self.is_open = False
 
     async def batches(self) -> AsyncIterator[UpstreamBatch]:
+        if self._is_aborted:
+            return
         self.attempts += 1
         self.is_open = True
         self._scene.note("called", self.run_id, self)
@@ -119,6 +134,15 @@ class RaceCall:
         except TimeoutError:
             return not self._closed.is_set()
         return False
+
+    def drain(self) -> DrainCaps | None:
+        """Notes the decision, as the abort does that comes otherwise."""
+        caps = self._plan.drain_caps
+        if caps is None or self._is_aborted or not self.is_open:
+            return None
+        self._scene.note("abort", self.run_id, self)
+        self.is_drained = True
+        return caps
 
     def abort(self) -> None:
         if not self._is_aborted:

@@ -1,19 +1,22 @@
 """A store that answers when the seed says so, if at all. Operations take effect in the order of their calls."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+import contextvars
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeVar
 
 from midstream_server.errors import StoreUnavailable
-from midstream_server.model import CancelIntent, CancelReason, Instant, RunKey
+from midstream_server.model import CancelReason, Instant, RunKey
 from midstream_server.stores.base import (
     Append,
     AppendResult,
+    Heartbeat,
     IntentResult,
     ListQuery,
     LogPage,
+    LostClaim,
     RecordIntent,
     RunRecord,
     RunStore,
@@ -21,6 +24,7 @@ from midstream_server.stores.base import (
     SealResult,
     StartResult,
     StartRun,
+    StoreListener,
 )
 
 T = TypeVar("T")
@@ -65,6 +69,8 @@ class RaceStore:
         self._queue: list[_Request] = []
         self._is_busy = False
         self._next_step: asyncio.Handle | None = None
+        self._server = contextvars.Context()
+        """Where operations take effect: what was sent does so, whatever becomes of the process that sent it."""
         self._withheld: list[tuple[_Request, Any]] = []
 
     def begin(self, outage: Outage) -> None:
@@ -117,9 +123,11 @@ class RaceStore:
         self._is_busy = True
         loop = asyncio.get_running_loop()
         if self._latency and self._random.random() < 0.5:
-            self._next_step = loop.call_later(round(self._random.random() * self._latency, 2), self._step)
+            self._next_step = loop.call_later(
+                round(self._random.random() * self._latency, 2), self._step, context=self._server
+            )
         else:
-            self._next_step = loop.call_soon(self._step)
+            self._next_step = loop.call_soon(self._step, context=self._server)
 
     def _step(self) -> None:
         self._is_busy = False
@@ -159,6 +167,15 @@ class RaceStore:
 
     # --- the port -------------------------------------------------------------------------------------------------
 
+    def listen(self, listener: StoreListener) -> None:
+        self._inner.listen(listener)
+
+    def follow(self, key: RunKey) -> None:
+        self._inner.follow(key)
+
+    def unfollow(self, key: RunKey) -> None:
+        self._inner.unfollow(key)
+
     async def open(self) -> None:
         await self._pass("open", self._inner.open())
 
@@ -196,8 +213,17 @@ class RaceStore:
     async def orphans(self, owner: str, limit: int) -> Sequence[RunKey]:
         return await self._pass("orphans", self._inner.orphans(owner, limit))
 
-    async def heartbeat(self, owner: str) -> Mapping[RunKey, CancelIntent]:
+    async def lost_claims(self, owner: str, limit: int) -> Sequence[LostClaim]:
+        return await self._pass("lost_claims", self._inner.lost_claims(owner, limit))
+
+    async def restore(self, record: RunRecord, entries: Sequence[bytes]) -> bool:
+        return await self._pass("restore", self._inner.restore(record, entries))
+
+    async def heartbeat(self, owner: str) -> Heartbeat:
         return await self._pass("heartbeat", self._inner.heartbeat(owner))
+
+    async def retire(self, owner: str) -> None:
+        await self._pass("retire", self._inner.retire(owner))
 
     async def join_conversation(self, tenant: str, conversation_id: str, run_id: str, now: Instant) -> Sequence[str]:
         return await self._pass(

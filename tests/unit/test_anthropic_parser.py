@@ -182,6 +182,18 @@ def test_blocks_that_begin_with_content():
     )
 
 
+@pytest.mark.parametrize("name", ["content-in-message-start", "whole-message"])
+def test_a_message_that_comes_whole(name: str):
+    """What code that the provider runs has called, or from a gateway that only looks as if it streamed."""
+    result = _read(name)
+
+    assert result.shape() == [("text", "One more.", COMPLETE), ("tool_call", '{"q":["moss",1]}', COMPLETE)]
+    assert result.calls() == [("toolu_a", "find", '{"q":["moss",1]}')]
+    assert _finishes(result) == [(FinishReason.TOOL_CALLS, "tool_use")]
+    assert (result.failure, result.usage) == (None, _usage(FINAL, input=3, output=7))
+    assert result.ignored == ["block code_execution_tool_result"]
+
+
 def test_blocks_that_nobody_announced():
     """A delta begins one; after a stop too."""
     assert _read("unannounced-blocks").shape() == [

@@ -54,7 +54,8 @@ async def test_the_settings_of_the_local_model_count(configs: list[HttpUpstreamC
 
 async def test_fields_of_a_profile_are_added_to_those_of_its_default(configs: list[HttpUpstreamConfig]):
     """The local model goes on noticing a hang-up during the prompt; a preset keeps its own names of parameters."""
-    profile = ProfileSettings(extra_body={"min_p": 0.1}, parameter_fields={"seed": "s"})
+    fields = {"extra_body": {"min_p": 0.1}, "parameter_fields": {"seed": "s"}, "reasoning_history": "reasoning"}
+    profile = ProfileSettings.model_validate(fields)
     local = UpstreamSettings(dialect="local", profile=profile)
     mistral = UpstreamSettings(dialect="openai-chat", preset="mistral", profile=profile)
 
@@ -63,6 +64,7 @@ async def test_fields_of_a_profile_are_added_to_those_of_its_default(configs: li
 
     assert found["local"].extra_body == {**LOCAL_PROFILE.extra_body, "min_p": 0.1}
     assert found["mistral"].parameter_fields == {**PRESETS["mistral"].profile.parameter_fields, "seed": "s"}
+    assert found["mistral"].reasoning_history == "reasoning"
 
 
 async def test_what_a_stop_does_is_configured(configs: list[HttpUpstreamConfig]):

@@ -17,7 +17,18 @@ from midstream_server.errors import (
     UpstreamUnavailable,
 )
 from midstream_server.upstreams.base import CallOptions, EventIgnored, Profile, UpstreamFailed
-from raw_server import DONE, LAST_CHUNK, RawConnection, RawServer, chunk, head, stream_head, text_event, whole
+from raw_server import (
+    DONE,
+    LAST_CHUNK,
+    PATIENCE_SECONDS,
+    RawConnection,
+    RawServer,
+    chunk,
+    head,
+    stream_head,
+    text_event,
+    whole,
+)
 from stream_folding import fold
 
 ANSWER = text_event("Hel") + text_event("lo", "stop") + DONE
@@ -434,6 +445,25 @@ async def test_time_in_which_nobody_reads_is_not_idle(server: RawServer):
         rest = [event async for batch in batches for event in batch.events if not isinstance(event, EventIgnored)]
 
         assert len(rest) == 2
+
+
+async def test_answer_goes_on_after_our_buffers_were_full(server: RawServer):
+    """More arrives than we hold while nobody reads, so that the connection is paused: reading on brings all of it."""
+    piece = "x" * 32_768
+    async with calling(server) as caller, caller.call() as call:
+        batches = call.batches()
+        first = asyncio.ensure_future(anext(batches))
+        connection = await _served(server, Reading(call), stream_head(), chunk(text_event("Hel")))
+        events = list((await first).events)
+        connection.send(chunk(text_event(piece)) * 200 + chunk(text_event("lo", "stop")) + LAST_CHUNK)
+        await passed(0.05)
+        assert connection.transport.get_write_buffer_size() > 0, "the test is about a connection that is paused"
+
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            async for batch in batches:
+                events += batch.events
+
+        assert fold(events).text() == "Hel" + piece * 200 + "lo"
 
 
 async def test_smaller_clock_counts(server: RawServer):

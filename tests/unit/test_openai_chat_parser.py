@@ -115,6 +115,15 @@ def test_a_stop_with_calls_waits_for_tools():
     assert _finishes(_read("stop-with-calls")) == [(FinishReason.TOOL_CALLS, "stop")]
 
 
+def test_a_stop_after_a_refusal_is_one():
+    """As Responses and Anthropic say of it; cut by the limit it is not."""
+    refusal = _data({"choices": [{"delta": {"refusal": "No."}}]})
+
+    for word, reason in (("stop", FinishReason.REFUSAL), ("length", FinishReason.LENGTH)):
+        result = _parse(refusal + _data({"choices": [{"delta": {}, "finish_reason": word}]}))
+        assert (_finishes(result), result.shape()) == ([(reason, word)], [("refusal", "No.", None)])
+
+
 def test_an_answer_that_broke_off_has_failed():
     """Some have a word for that, with an error beside it or without: the model did not finish."""
     for name, words in (("broken-off", "the upstream broke its answer off"), ("broken-off-with-error", "Provider")):
@@ -291,19 +300,19 @@ def test_unknown_events_are_counted():
 
 
 def test_nothing_but_facts_after_the_finish():
-    """Usage and metadata count, text and another finish do not."""
+    """Usage and metadata count, text and another finish do not; an empty choice beside the account says nothing."""
     result = _read("after-the-finish")
 
     assert result.text() == "Hi"
     assert _finishes(result) == [(FinishReason.STOP, "stop")]
-    assert result.ignored == ["choice after its finish reason"] * 2
+    assert result.ignored == ["choice after its finish reason"]
     assert result.usage == _usage(FINAL, input=1, output=1)
     assert result.metadata == {"service_tier": "flex"}
 
 
 def test_finish_words():
     """The provider's own word is kept; one that is none is no finish; blocked output is an answer."""
-    assert _finishes(_read("own-finish-word")) == [(FinishReason.OTHER, "eos_token")]
+    assert _finishes(_read("own-finish-word")) == [(FinishReason.OTHER, "weary")]
     assert _finishes(_read("no-finish-words")) == [(FinishReason.STOP, "stop")]
     assert _read("no-finish-words").text() == "Hi!"
     assert _finishes(_read("content-filter")) == [(FinishReason.CONTENT_FILTER, "content_filter")]

@@ -365,7 +365,7 @@ def test_unknown_events_are_counted():
     result = _read("unknown-events")
 
     assert result.text() == "Rain."
-    assert result.ignored == ["keepalive", "response.web_search_call.searching", "item web_search_call", "json int"]
+    assert result.ignored == ["response.web_search_call.searching", "item web_search_call", "json int"]
     assert result.failure is None
 
 

@@ -14,6 +14,7 @@ from midstream_server.clock import Clock
 from midstream_server.engine.directory import RunDirectory
 from midstream_server.engine.live_run import LiveRun
 from midstream_server.engine.store_guard import RETRY_SECONDS, StoreGuard
+from midstream_server.engine.stored_run import summary_run
 from midstream_server.errors import ConversationBusy, StoreUnavailable
 from midstream_server.model import CancelIntent, CancelReason, ConversationPolicy, Instant, RunKey, RunSpec
 from midstream_server.stores.base import RecordPhase, RunRecord
@@ -132,6 +133,9 @@ class Turn:
             await self._supersede()
         for member in self._predecessors:
             await self._end_of(member)
+        for run_id in tuple(self._run.superseded_run_ids):
+            if not await self._is_superseded(run_id):
+                self._run.superseded_run_ids.remove(run_id)
 
     async def _supersede(self) -> None:
         intent = CancelIntent(
@@ -155,6 +159,14 @@ class Turn:
         if run.verdict.intent is intent:
             self._run.superseded_run_ids.append(member.run_id)
         return True
+
+    async def _is_superseded(self, run_id: str) -> bool:
+        """Whether it was this run that ended it: the intent of another replica's may have come too late."""
+        member = RunKey(self._run.key.tenant, run_id)
+        record = await self._guard.insist(lambda: self._directory.store.get(member))
+        if record is None or record.phase is not RecordPhase.SEALED:
+            return False
+        return summary_run(record).superseded_by_run_id == self._run.key.run_id
 
     async def _end_of(self, member: RunKey) -> None:
         while True:

@@ -110,8 +110,9 @@ class Drain:
 
     def _finish(self) -> None:
         self._has_finished, self.outcome = True, "finished"
-        self.stop_clock()
-        self._timer = asyncio.get_running_loop().call_later(ACCOUNT_WAIT_SECONDS, self.abort, "finished")
+        if not self.over.done():
+            self.stop_clock()
+            self._timer = asyncio.get_running_loop().call_later(ACCOUNT_WAIT_SECONDS, self.abort, "finished")
 
     def _drained_tokens(self) -> int:
         """Since the stop: as the upstream counts, if it does, else estimated."""

@@ -43,7 +43,10 @@ class Housekeeping:
         """Asks a store that went away until it is back, for ever: starts are refused meanwhile, so nobody else may."""
         while True:
             await self._guard.went_away.wait()
-            await self._guard.insist(self._directory.store.probe)
+            try:
+                await self._guard.insist(self._directory.store.probe)
+            except Exception:
+                _log.exception("probe.broken")
             await asyncio.sleep(TICK_SECONDS)
 
     async def expire(self) -> None:
@@ -56,6 +59,8 @@ class Housekeeping:
                     count = await self._directory.store.expire(self._clock.now(), REMEMBER_SECONDS, EXPIRE_SLICE)
             except StoreUnavailable as error:
                 _log.warning("store.expiry_failed", error=error.message)
+            except Exception:
+                _log.exception("expiry.broken")
 
     def _tick(self, now: float) -> None:
         for reader in tuple(self._readers):

@@ -130,10 +130,15 @@ class Lease:
         try:
             async with asyncio.timeout(self._terms.heartbeat_seconds):
                 beat = await self._guard.ask(lambda: self._store.heartbeat(self._terms.replica))
+            self._take_in(beat, sent_at)
         except (StoreUnavailable, TimeoutError):
             self._is_steady = False
             return False
-        self._take_in(beat, sent_at)
+        except Exception:
+            # Whoever renews no more is dead to the others, and would never know.
+            _log.exception("lease.broken")
+            self._is_steady = False
+            return False
         return True
 
     def _take_in(self, beat: Heartbeat, sent_at: float) -> None:

@@ -75,7 +75,7 @@ class LiveRun:
         self.ended: asyncio.Future[Run | None] = asyncio.get_running_loop().create_future()
         """The final run, once it is sealed; None if the run is lost."""
         self.on_output: Callable[[LiveRun, int], None] = _ignore_output
-        """Told of every run with new output, and how many bytes wait more."""
+        """Told of every run whose output has changed, and how many bytes wait more."""
         self.on_decided: Callable[[], None] = lambda: None
         """Told when the ending is decided."""
         self.take_drain: Callable[[UpstreamCall, Usage | None, int], Drain | None] = _hang_up
@@ -124,11 +124,12 @@ class LiveRun:
         if self.verdict.marker is not None:
             self._ignored_events += 1
             return 0
-        # What came before is judged now, and not at once: an upstream's count comes behind its text.
-        self._check_budget()
-        if self.verdict.is_decided:
-            self._discard(delta)
-            return 0
+        if self._output_budget is not None:
+            # What came before is judged now, and not at once: an upstream's count comes behind its text.
+            self._check_budget()
+            if self.verdict.is_decided:
+                self._discard(delta)
+                return 0
         if self._first_delta_time is None:
             self._first_delta_time = self._clock.now()
         self._kept_bytes += _kept_size(delta)
@@ -222,6 +223,7 @@ class LiveRun:
         if self.drain is not None:
             self.drain.abort("lost")
         self._decide(self.verdict.fail(RunFailure("lost")))
+        self.on_output(self, -self.output.abandon())
         self.output.log.changed.fire()
         self.ended.set_result(None)
 
@@ -248,7 +250,8 @@ class LiveRun:
     @property
     def state(self) -> RunState:
         """Where it is, while it is live."""
-        if self.verdict.state in (RunState.CANCELLED, RunState.FAILED):
+        ending = self.verdict.state
+        if ending is not None and ending is not RunState.COMPLETED:
             return RunState.STOPPING
         return RunState.QUEUED if self.is_queued else RunState.RUNNING
 

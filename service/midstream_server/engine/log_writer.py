@@ -119,8 +119,8 @@ class LogWriter:
 
     def _lose(self, run: LiveRun) -> None:
         _log.warning("run.lost", run_id=run.key.run_id, tenant=run.key.tenant)
-        self._waiting_bytes -= run.output.abandon()
         run.lose()
+        self._moved.fire()
 
     def _offer(self, run: LiveRun, added_bytes: int) -> None:
         self._waiting_bytes += added_bytes

@@ -12,6 +12,7 @@ from midstream_server.codec import encode_event, merge_entries
 from midstream_server.engine.assembler import MAX_PAYLOAD_BYTES
 from midstream_server.engine.directory import RunDirectory
 from midstream_server.engine.live_run import LiveRun
+from midstream_server.engine.store_guard import RETRY_SECONDS
 from midstream_server.engine.stored_run import known_record, read_run
 from midstream_server.engine.tails import Tail
 from midstream_server.errors import CursorAhead, Draining, SlowReader
@@ -67,22 +68,17 @@ class Reader:
     async def next(self) -> Sequence[bytes]:
         """The next events, at least one; none after the last. A cancel leaves the cursor where it was."""
         self._busy_since = None
-        events = await self._next()
+        events: Sequence[bytes] = ()
+        while not events and not self._is_done:
+            if (run := self._live_run()) is None:
+                events = await self._next_stored()
+            elif not (self._directory.lease.is_held or run.output.log.is_complete):
+                await self._directory.lease.held()
+            elif not (events := self._next_live(run)) and not self._is_done:
+                await run.output.log.changed.wait()
         self._last_sent = self._busy_since = asyncio.get_running_loop().time()
         self._silence_is_due = False
         return events
-
-    async def _next(self) -> Sequence[bytes]:
-        while not self._is_done:
-            if self._is_expired:
-                raise SlowReader(metadata=self._place())
-            run = self._run
-            if run is not None and (run.is_lost or (self._wants_snapshot and run.output.log.is_complete)):
-                self._run = run = None
-            events = await (self._next_stored() if run is None else self._next_here(run))
-            if events:
-                return events
-        return ()
 
     def close(self) -> None:
         """Nobody reads any more."""
@@ -90,18 +86,18 @@ class Reader:
 
     # --- a run of this process ----------------------------------------------------------------------------------
 
-    async def _next_here(self, run: LiveRun) -> Sequence[bytes]:
-        """The next events, or nothing: then it is worth looking again."""
-        if not (self._directory.lease.is_held or run.output.log.is_complete):
-            await self._directory.lease.held()
-            return ()
-        self._has_followed = True
-        events = self._next_live(run)
-        if not events and not self._is_done:
-            await run.output.log.changed.wait()
-        return events
+    def _live_run(self) -> LiveRun | None:
+        """The run, if it is still live here."""
+        if self._is_expired:
+            raise SlowReader(metadata=self._place())
+        run = self._run
+        if run is not None and (run.is_lost or (self._wants_snapshot and run.output.log.is_complete)):
+            self._run = run = None
+        return run
 
     def _next_live(self, run: LiveRun) -> Sequence[bytes]:
+        """The next events, or nothing: then it is worth looking again."""
+        self._has_followed = True
         log = run.output.log
         if self._wants_snapshot:
             return self._snapshot(run)
@@ -206,8 +202,12 @@ class Reader:
 
     async def _next_ended(self, record: RunRecord) -> Sequence[bytes]:
         page = await self._store.read_log(self.key, self.cursor, MAX_BATCH_BYTES)
+        if not page.entries and self.cursor < record.last_sequence:
+            # Deleted since its record was read, or lost by the store: the record tells.
+            await asyncio.sleep(RETRY_SECONDS)
+            return ()
         self.cursor += len(page.entries)
-        self._is_done = not page.entries or self.cursor == record.last_sequence
+        self._is_done = self.cursor >= record.last_sequence
         self._has_followed = False
         return _merged(page.entries)
 

@@ -7,6 +7,7 @@ store, everything that it may have lost.
 """
 
 import asyncio
+from functools import partial
 
 import structlog
 
@@ -51,7 +52,7 @@ class Replica:
         self._clock = clock
         self._tasks = tasks
         self._terms = terms
-        self._sweeper.on_sealed = self.tails.wake
+        self._sweeper.on_sealed = self._orphan_sealed
         self.directory.hurried = self._sweeper.hurried
         self.restorer.on_loss = self.lease.doubt
         self.restorer.claims_of = self.claims.known
@@ -102,6 +103,10 @@ class Replica:
         run = self.directory.live.get(key) or self.directory.nascent.get(key)
         if run is not None:
             run.stop(intent)
+
+    def _orphan_sealed(self, key: RunKey) -> None:
+        self.tails.wake(key)
+        self.restorer.remember(partial(self._sweeper.look_again, key))
 
     # --- doubts ---------------------------------------------------------------------------------------------------
 

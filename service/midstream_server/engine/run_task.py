@@ -106,6 +106,8 @@ class RunTask:
     async def _until_decided(self, work: Coroutine[Any, Any, None], name: str, grace_seconds: float = 0.0) -> None:
         """Runs work in a task of its own until it is done, or the ending is decided and the grace over."""
         task = asyncio.create_task(work, name=f"{name} {self._run.key.run_id}")
+        # Whoever should judge its error, here or in a drain, may itself be cancelled before it does.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
         is_ours = True
         try:
             await asyncio.wait({task, self._run.decided}, return_when=asyncio.FIRST_COMPLETED)
@@ -169,6 +171,8 @@ class RunTask:
         entry = encode_event(final.last_sequence, RunFinished(run=final))
         command = _seal_command(run, final, entry)
         result = await self._services.restorer.seal(run, command)
+        if run.is_lost:
+            return
         if not result.accepted:
             _log.warning("run.lost", run_id=run.key.run_id, tenant=run.key.tenant)
             run.lose()

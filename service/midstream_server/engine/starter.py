@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -22,7 +23,7 @@ from midstream_server.engine.stored_run import expire_if_due, is_due, seal_orpha
 from midstream_server.engine.tasks import TaskKeeper
 from midstream_server.errors import RunIdConflict, RunIdExpired, StoreUnavailable, TooManyRuns
 from midstream_server.model import Instant, Run, RunKey, RunSpec, RunStarted, RunState
-from midstream_server.stores.base import RecordPhase, StartOutcome, StartResult, StartRun
+from midstream_server.stores.base import RecordPhase, RunRecord, StartOutcome, StartResult, StartRun
 from midstream_server.upstreams.base import UpstreamCall
 
 _FOUND_LIVE = (StartOutcome.CREATED, StartOutcome.ATTACHED)
@@ -65,6 +66,7 @@ class RunStarter:
         done = starting[key] = asyncio.get_running_loop().create_future()
         try:
             record = await self._guard.ask(lambda: self._store.get(key))
+            self._check_lost(key, record)
             is_known = record is not None
             if is_due(record, self._clock.now()):
                 await self._guard.ask(lambda: expire_if_due(self._store, record, self._clock.now()))
@@ -80,6 +82,17 @@ class RunStarter:
             self._claims.hold(claim)
             if claim.is_detached:
                 self._claims.drop(claim)
+
+    def _check_lost(self, key: RunKey, record: RunRecord | None) -> None:
+        """A run that is live here and unknown to the store is not started again: it will be put back.
+
+        Raises:
+            StoreUnavailable: it is lost.
+        """
+        run = self._directory.live.get(key)
+        if record is None and run is not None and not run.is_lost:
+            self._services.restorer.on_loss()
+            raise StoreUnavailable("the run store has lost this run for a moment")
 
     async def _find_or_create(
         self, spec: RunSpec, fingerprint: str, claim: Claim, call: UpstreamCall, *, is_known: bool
@@ -105,6 +118,9 @@ class RunStarter:
         entry = encode_event(1, _started(spec, now))
         result = await self._write(run, entry, fingerprint, claim)
         if result.outcome is StartOutcome.CREATED:
+            earlier = self._directory.live.get(run.key)
+            if earlier is not None:
+                earlier.lose()  # the store has lost it this very moment, and has another one now
             self._services.restorer.adopt(result.record)
             self._launch(run, entry, predecessors)
             if spec.conversation_id and not self._store.exclusive:
@@ -136,7 +152,9 @@ class RunStarter:
             is_live = result.outcome in _FOUND_LIVE
             return result
         except StoreUnavailable:
-            claim.is_held = True  # it may be: `detach` will see to it
+            claim.is_held = True  # it may be: `detach` will see to it, or has come already
+            if claim.is_detached:
+                self._claims.drop(claim)
             raise
         finally:
             del self._directory.nascent[run.key]
@@ -178,8 +196,9 @@ class RunStarter:
         finally:
             if not run.ended.done():
                 run.lose()
-            del self._directory.live[run.key]
-            self._services.restorer.forget(run.key)
+            if self._directory.live.get(run.key) is run:
+                del self._directory.live[run.key]
+                self._services.restorer.forget(run.key)
             if run.is_lost:
                 self._tasks.spawn(self._clear(run.key, ""), f"clear {run.key.run_id}")
 
@@ -191,7 +210,9 @@ class RunStarter:
 
     async def _clear(self, key: RunKey, conversation_id: str) -> None:
         """Ends a run that the store has and nobody drives, or takes one that it has not out of its conversation."""
-        await self._guard.insist(lambda: self._clear_once(key, conversation_id))
+        clear = partial(self._clear_once, key, conversation_id)
+        await self._guard.insist(clear)
+        self._services.restorer.remember(clear)
 
     async def _clear_once(self, key: RunKey, conversation_id: str) -> None:
         record = await self._store.get(key)

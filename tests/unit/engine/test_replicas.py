@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from engine_scenario import CONTINUE, GRACE, advance, failure_of, settle, text_of
-from midstream_server.errors import StoreUnavailable
+from midstream_server.errors import StoreCorrupt, StoreUnavailable
 from midstream_server.model import (
     DEFAULT_TENANT,
     CancelReason,
@@ -199,6 +199,26 @@ async def test_end_whose_answer_is_late_is_ours_all_the_same():
         assert not {"run.lost", "run.unsealed"} & {entry["event"] for entry in logs}
 
 
+async def test_lease_is_renewed_after_an_error_that_nobody_expects():
+    """A replica that renews no more would be dead to the others for good."""
+    async with replicas() as cluster:
+        owner, other = cluster.engines
+        owner.store.break_with("heartbeat", StoreCorrupt("by the test"))
+        with capture_logs() as logs:
+            await advance(2 * LEASE_SECONDS)
+        assert any(entry["event"] == "lease.broken" for entry in logs)
+
+        owner.store.heal()
+        await advance(2 * HEARTBEAT_SECONDS)
+        stream, call = await telling(owner)
+        await advance(2 * LEASE_SECONDS)
+        call.say(finish())
+        call.end()
+
+        assert (await stream.rest()).state is RunState.COMPLETED
+        assert await other.get() == await owner.get()
+
+
 async def test_start_waits_for_the_lease_and_is_refused_if_it_does_not_come():
     """A run that began without one would be an orphan at once."""
     async with replicas() as cluster:
@@ -275,6 +295,47 @@ async def test_runs_of_a_dead_replica_are_sealed_without_anyone_asking():
         for engine in others:
             assert text_of((await engine.get("run-7")).message) == "told"
         assert sum(engine.store.calls["seal"] for engine in others) == 20
+
+
+@pytest.mark.parametrize("operation", ["take_over", "read_log", "seal"])
+async def test_orphan_whose_sealing_broke_off_is_sealed_all_the_same(operation):
+    """It belongs to a living replica by then, so nobody else would ever find it."""
+    async with replicas() as cluster:
+        owner, other = cluster.engines
+        await telling(owner)
+        other.store.lose_answers("take_over") if operation == "take_over" else other.store.fail(operation)
+        cluster.stop(owner)
+        await advance(2 * LEASE_SECONDS)
+        assert (await other.record()).owner == "replica-2"
+        assert (await other.record()).phase is RecordPhase.LIVE
+
+        other.store.heal()
+        await advance(LEASE_SECONDS)
+
+        assert (await other.record()).phase is RecordPhase.SEALED
+        assert (await other.get()).message is not None
+
+
+async def test_owner_that_comes_back_before_its_run_was_taken_keeps_it():
+    """A sweep that broke off before it took anything does not come back for it."""
+    async with replicas() as cluster:
+        owner, other = cluster.engines
+        stream, call = await telling(owner)
+        other.store.withhold("get")
+        cluster.stop(owner)
+        await advance(LEASE_SECONDS + 2 * HEARTBEAT_SECONDS)
+        await cluster.wake(owner)
+        other.store.fail("take_over")
+        await other.store.thaw("get")
+        await advance(LEASE_SECONDS)
+
+        other.store.heal()
+        await advance(2 * LEASE_SECONDS)
+        call.say(text(" on"), finish())
+        call.end()
+
+        assert (await stream.rest()).state is RunState.COMPLETED
+        assert stream.text == "told on"
 
 
 async def test_run_that_queues_dies_with_its_owner():

@@ -176,7 +176,62 @@ async def test_last_reader_elsewhere_leaving_stops_the_run():
         assert (await other.get(wait=1.0)).cancel_reason is CancelReason.DEADLINE
 
 
+async def test_cancel_of_a_run_whose_end_the_owner_has_not_heard_of_waits_for_it():
+    """The store says that it has ended; the owner, which knows the ending, may tell it a moment later."""
+    async with replicas() as cluster:
+        owner, other = cluster.engines
+        _, call = await telling(owner)
+        owner.store.withhold("seal")
+        call.say(finish())
+        call.end()
+        ending = await other.get(wait=5.0)
+        cancelling = asyncio.create_task(owner.cancel())
+        await advance(0.5)
+
+        await owner.store.thaw("seal")
+
+        assert await cancelling == (CancelOutcome.ALREADY_FINISHED, ending)
+
+
+async def test_claim_of_a_stream_that_left_before_its_start_was_denied_is_released():
+    """The store had added it, the answer was lost, and the stream was gone by then: nobody else would release it."""
+    async with replicas() as cluster:
+        owner, other = cluster.engines
+        stream = await owner.start()
+        call = await owner.call()
+        other.store.lose_answers("start")
+        other.store.withhold("start")
+        attaching = asyncio.create_task(other.start())
+        await other.store.asked("start")
+        await settle()
+        attaching.cancel()
+        await asyncio.wait({attaching})
+        await other.store.thaw("start")
+        await advance(0.05)
+
+        stream.leave()
+        await advance(0.05)
+
+        assert call.closed.is_set()
+        assert (await owner.get(wait=5.0)).cancel_reason is CancelReason.CLIENT_GONE
+
+
 # --- Conversations ---------------------------------------------------------------------------------------------------
+
+
+async def test_run_that_completed_before_it_could_be_superseded_is_not_named():
+    """Its model had finished when the other replica's intent came; neither names the other."""
+    async with replicas() as cluster:
+        owner, other = cluster.engines
+        stream, call = await telling(owner, conversation_id="talk")
+        call.say(finish())
+        newer = await other.start("newer", conversation_id="talk", on_conflict=ConversationPolicy.SUPERSEDE)
+        first = await stream.rest()
+        (await other.call()).say(finish())
+        other.upstream.calls[0].end()
+
+        assert (first.state, first.superseded_by_run_id) == (RunState.COMPLETED, "")
+        assert (await newer.rest()).superseded_run_ids == ()
 
 
 async def test_two_supersedes_and_a_queue_while_the_owner_of_the_middle_one_dies():

@@ -6,7 +6,7 @@ import pytest
 
 from engine_scenario import CONTINUE, GRACE, advance, failure_of, run_key, settle, text_of
 from midstream_server.codec import decode_event
-from midstream_server.errors import CursorAhead, RunNotFound
+from midstream_server.errors import CursorAhead, RunNotFound, StoreUnavailable
 from midstream_server.model import CancelOutcome, CancelReason, MessageDelta, RunState
 from midstream_server.stores.base import RecordPhase
 from scripted_upstream import finish, text
@@ -385,3 +385,87 @@ async def test_rolled_back_log_is_the_same_bytes_under_load():
             assert sum(isinstance(delta, MessageDelta) for delta in deltas) >= 1
             assert await other.get(f"run-{number}") == run
         assert {record.key for record in cluster.shared.records()} == {run_key(f"run-{n}") for n in range(30)}
+
+
+async def test_generate_of_a_live_run_that_the_store_lost_calls_no_second_upstream():
+    """It is told to come back; the run is put back meanwhile, and the repeat attaches to it."""
+    async with replicas() as cluster:
+        owner, _ = cluster.engines
+        fail_over = cluster.shared.copy()
+        stream, call = await telling(owner, "told")
+
+        fail_over()
+        with pytest.raises(StoreUnavailable):
+            await owner.start()
+        await advance(HEARTBEAT_SECONDS)
+        attached = await owner.start()
+        call.say(finish())
+        call.end()
+
+        run = await attached.rest()
+        assert run == await stream.rest()
+        assert (attached.text, run.attempts) == ("told", 1)
+        assert len(owner.upstream.started_calls) == 1
+
+
+async def test_generate_that_meets_the_loss_of_its_live_run_leaves_one_of_the_two():
+    """The store had it a moment before: the start that makes another one closes the first."""
+    async with replicas() as cluster:
+        owner, _ = cluster.engines
+        fail_over = cluster.shared.copy()
+        stream, first = await telling(owner, "told")
+        owner.store.freeze("start")
+        starting = asyncio.create_task(owner.start())
+        await owner.store.asked("start", 2)
+
+        fail_over()
+        await owner.store.thaw("start")
+        newer = await starting
+        second = await owner.call(len(owner.upstream.calls) - 1)
+        second.say(text("again"), finish())
+        second.end()
+        run = await newer.rest()
+
+        assert first.closed.is_set()
+        assert text_of(run.message) == "again"
+        assert await owner.get() == run == await stream.rest()
+
+
+async def test_run_that_was_taken_from_its_owner_and_came_back_with_the_failover_is_sealed():
+    """Its owner is alive, and does not drive it any more: nobody else would look for it."""
+    async with replicas() as cluster:
+        owner, other = cluster.engines
+        _, call = await telling(owner, "told")
+        cluster.stop(owner)
+        fail_over = cluster.shared.copy()
+        await advance(LEASE_SECONDS + 2 * HEARTBEAT_SECONDS)
+        await cluster.wake(owner)
+        await advance(HEARTBEAT_SECONDS)
+        assert (await other.record()).phase is RecordPhase.SEALED
+
+        fail_over()
+        assert (await other.record()).owner == "replica-1"
+        await advance(2 * HEARTBEAT_SECONDS)
+
+        assert (await other.record()).phase is RecordPhase.SEALED
+        assert call.closed.is_set()
+
+
+async def test_orphan_that_came_back_half_sealed_with_the_failover_is_sealed():
+    """The copy is of the moment between the two halves: it belongs to the living, and nobody drives it."""
+    async with replicas() as cluster:
+        owner, other = cluster.engines
+        await telling(owner, "told")
+        cluster.stop(owner)
+        other.store.freeze("seal")
+        await advance(LEASE_SECONDS + 2 * HEARTBEAT_SECONDS)
+        assert (await other.record()).owner == "replica-2"
+        fail_over = cluster.shared.copy()
+        await other.store.thaw("seal")
+        await advance(HEARTBEAT_SECONDS)
+        assert (await other.record()).phase is RecordPhase.SEALED
+
+        fail_over()
+        await advance(3 * HEARTBEAT_SECONDS)
+
+        assert (await other.record()).phase is RecordPhase.SEALED

@@ -356,3 +356,28 @@ async def test_reader_that_came_before_its_run_was_live_here_follows_it_here():
         call.end()
         await reading
         assert watcher.text == "here"
+
+
+async def test_owner_takes_a_cursor_that_another_replica_told_before_it():
+    """What is in the store is told elsewhere at once; who comes back to the owner then is not ahead of the log."""
+    async with replicas() as cluster:
+        owner, other = cluster.engines
+        stream = await owner.start()
+        call = await owner.call()
+        follower = await other.watch()
+        owner.store.withhold("append")
+        call.say(text("told elsewhere"))
+        await follower.until_text("told elsewhere")
+        last = follower.sequences[-1]
+
+        resumed = await owner.watch(after_sequence=last)
+        follower.leave()
+        await owner.store.thaw()
+        call.say(text(", and here"), finish())
+        call.end()
+        run = await resumed.rest()
+
+        assert resumed.text == ", and here"
+        assert [*follower.sequences, *resumed.sequences] == list(range(1, run.last_sequence + 1))
+        assert text_of(run.message) == "told elsewhere, and here"
+        assert await stream.rest() == run

@@ -15,7 +15,7 @@ from midstream_server.upstreams.anthropic.blocks import REASONING, TEXT, TOOL, B
 from midstream_server.upstreams.anthropic.errors import failure_of_frame, find_error
 from midstream_server.upstreams.anthropic.usage import MessageUsage
 from midstream_server.upstreams.wire.frame import Frame
-from midstream_server.upstreams.wire.json_text import as_object, as_text, plain_decoder
+from midstream_server.upstreams.wire.json_text import as_list, as_object, as_text, plain_decoder
 
 END_KIND = "message_stop"
 _FINISH_REASONS = {
@@ -82,6 +82,8 @@ class MessageRules:
                 pass
             case "message_start":
                 self._read_start(as_object(value.get("message")), answer)
+            case "message":
+                self._read_start(value, answer)  # a gateway that only looks as if it streamed
             case "content_block_start" | "content_block_delta" | "content_block_stop" if answer.is_finished:
                 answer.ignore(f"{kind} after the stop reason")
             case "content_block_start":
@@ -114,6 +116,10 @@ class MessageRules:
             self._blocks.finish(answer.events)
 
     def _read_start(self, message: dict[str, JsonValue], answer: Answer) -> None:
+        """It may bring blocks, and be all of the answer: what code that the provider ran has called comes so.
+
+        https://platform.claude.com/docs/en/agents-and-tools/tool-use/programmatic-tool-calling
+        """
         if self._has_started:
             answer.ignore("message_start again")
             return
@@ -122,6 +128,12 @@ class MessageRules:
         answer.identify(message.get("id"), message.get("model"))
         self._usage.start(message.get("usage"))
         self._report_usage(answer)
+        contents = as_list(message.get("content"))
+        for index, content in enumerate(contents):
+            self._blocks.start(index, as_object(content), answer.events)
+            self._blocks.stop(index, answer.events)
+        if contents:
+            self._read_message_delta(message, message.get("usage"), answer)
 
     def _read_message_delta(self, delta: dict[str, JsonValue], usage: JsonValue, answer: Answer) -> None:
         """The marker goes before the account that comes with it: whoever waits for the account then has it."""

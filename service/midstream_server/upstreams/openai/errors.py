@@ -15,7 +15,7 @@ from midstream_server.upstreams.wire.json_text import (
     encode_json,
 )
 
-_RATE_LIMIT_WORDS = ("ratelimit", "toomanyrequests", "resourceexhausted", "quota", "throttl")
+_RATE_LIMIT_WORDS = ("ratelimit", "toomanyrequests", "resourceexhausted", "quota", "throttl", "capacityexceeded")
 _OUTAGE_WORDS = (
     "overloaded",
     "servererror",
@@ -42,6 +42,7 @@ _BLAMING_WORDS = (
     "image",
     "residency",
     "moderation",
+    "inspection",
     "unsupported",
     "unprocessable",
     "validation",

@@ -11,7 +11,9 @@ from midstream_server.upstreams.answer import account
 from midstream_server.upstreams.wire.json_text import as_count, as_object
 
 _MAX_OTHER = 16
-_KNOWN_DETAILS = {"cached_tokens", "cache_write_tokens", "reasoning_tokens", "text_tokens"}
+_KNOWN_DETAILS = {"cached_tokens", "cache_write_tokens", "cache_creation_tokens", "reasoning_tokens", "text_tokens"}
+_WRITTEN = ("cache_write_tokens", "cache_creation_tokens")
+"""OpenRouter's name and LiteLLM's."""
 
 
 def find_usage(chunk: Mapping[str, JsonValue], choice: Mapping[str, JsonValue]) -> Usage | None:
@@ -53,6 +55,7 @@ def _read_usage(usage: dict[str, JsonValue]) -> Usage:
     cached = _first_count(
         prompt_details.get("cached_tokens"), usage.get("prompt_cache_hit_tokens"), usage.get("cached_tokens")
     )
+    written = _first_count(*(prompt_details.get(name) for name in _WRITTEN), usage.get("cache_creation_input_tokens"))
     reasoning = _first_count(output_details.get("reasoning_tokens"), usage.get("reasoning_tokens"))
     if prompt is not None and output is not None:
         if reasoning and total == prompt + output + reasoning:
@@ -64,7 +67,7 @@ def _read_usage(usage: dict[str, JsonValue]) -> Usage:
         _others(prompt_details, "prompt") | _others(output_details, "completion"),
         input=prompt,
         cached_input=cached,
-        cache_write_input=as_count(prompt_details.get("cache_write_tokens")),
+        cache_write_input=written,
         output=output,
         reasoning=reasoning,
     )

@@ -21,10 +21,11 @@ from midstream_server.upstreams.base import EventIgnored, PartDelta, UpstreamEve
 from midstream_server.upstreams.logprobs import read_logprobs
 from midstream_server.upstreams.mapping import made_call_id
 from midstream_server.upstreams.openai.annotations import read_annotations
+from midstream_server.upstreams.openai_chat.images import read_image
 from midstream_server.upstreams.openai_chat.reasoning import ReasoningState, reasoning_text, thinking_text
 from midstream_server.upstreams.wire.json_text import as_count, as_list, as_object, as_text, decode_json, encode_json
 
-_TEXT, _REASONING, _REFUSAL = "text", "reasoning", "refusal"
+_TEXT, _REASONING, _REFUSAL, _IMAGE = "text", "reasoning", "refusal", "image"
 _LEGACY_CALL = "function_call"
 
 
@@ -49,17 +50,18 @@ class _Call:
 class ChoiceReader:
     """Reads the deltas of one choice and keeps which parts are open."""
 
-    def __init__(self, dialect: str) -> None:
+    def __init__(self, reasoning_state: ReasoningState) -> None:
         self._parts = PartSequence()
         """Tool calls are none of them: they may go on."""
         self._text_parts = 0
         self._text_is_ascii = True
         self._reasoning_part = ""
-        self._reasoning_state = ReasoningState(dialect)
+        self._reasoning_state = reasoning_state
         self._calls: dict[object, _Call] = {}
         """By the provider's index."""
         self._last_call: object = None
         self._call_count = 0
+        self._has_refused = False
         self._response_id = ""
         self._pending_annotations: tuple[Annotation, ...] = ()
 
@@ -67,6 +69,11 @@ class ChoiceReader:
     def has_calls(self) -> bool:
         """Whether the model called a tool."""
         return self._call_count > 0
+
+    @property
+    def has_refusal(self) -> bool:
+        """Whether the model declined in words."""
+        return self._has_refused
 
     def identify(self, response_id: str) -> None:
         """The provider's id of the answer, from which ids are made for tool calls that come without."""
@@ -84,8 +91,11 @@ class ChoiceReader:
 
     def add_reasoning(self, text: str, events: list[UpstreamEvent]) -> None:
         """More reasoning and nothing else: the fast path."""
+        begins = self._parts.kind is not _REASONING
         self._parts.add(_REASONING, ReasoningDelta(text), events)
         self._reasoning_part = self._parts.key
+        if begins and (mark := self._reasoning_state.mark):
+            events.append(PartDelta(part=self._reasoning_part, provider_state=mark))
 
     def read(self, choice: dict[str, JsonValue], events: list[UpstreamEvent]) -> None:
         """Everything that a choice's delta brings, in the order in which it was thought and said."""
@@ -103,14 +113,19 @@ class ChoiceReader:
         self._attach_logprobs(choice.get("logprobs"), before, events)
         if annotations := read_annotations(delta.get("annotations"), self._text_is_ascii and self._text_parts <= 1):
             self.annotate(annotations, events)
-        for each in as_list(delta.get("tool_calls")):
+        calls = delta.get("tool_calls")
+        for each in [calls] if isinstance(calls, dict) else as_list(calls):  # older TGI sends one, outside a list
             if isinstance(each, dict):
                 self._read_call(each, each.get("index"), events)
         if isinstance(legacy := delta.get("function_call"), dict):
             self._read_call({"function": legacy}, _LEGACY_CALL, events)
-        for unread in ("images", "audio"):
-            if delta.get(unread):
-                events.append(EventIgnored(kind=f"delta {unread}"))
+        for each in as_list(delta.get("images")):
+            if (image := read_image(each)) is not None:
+                self._parts.add_whole(_IMAGE, image, events)
+            else:
+                events.append(EventIgnored(kind="delta images"))
+        if delta.get("audio"):
+            events.append(EventIgnored(kind="delta audio"))
 
     def annotate(self, annotations: tuple[Annotation, ...], events: list[UpstreamEvent]) -> None:
         """Adds citations to the open text; where there is none yet, they wait for it."""
@@ -123,6 +138,7 @@ class ChoiceReader:
     # --- Text, reasoning, refusal ---------------------------------------------------------------------------------
 
     def _add_refusal(self, text: str, events: list[UpstreamEvent]) -> None:
+        self._has_refused = True
         self._parts.add(_REFUSAL, RefusalDelta(text), events)
 
     def _read_content(self, content: JsonValue, has_reasoning: bool, events: list[UpstreamEvent]) -> None:

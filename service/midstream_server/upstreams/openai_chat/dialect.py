@@ -37,7 +37,7 @@ class OpenAIChatDialect:
 
     def parser(self, profile: Profile) -> StreamParser:
         """A fresh parser for one response body with status 200."""
-        return AnswerParser(SseDecoder(), ChatRules(NAME), profile)
+        return AnswerParser(SseDecoder(), ChatRules(NAME, profile), profile)
 
     def content_types(self) -> frozenset[str]:
         """The media types of a stream."""

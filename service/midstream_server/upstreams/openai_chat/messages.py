@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from midstream_server.errors import ContinueUnsupported, FieldViolation, InvalidRequest
-from midstream_server.model import Blob, Message, Refusal, Text
+from midstream_server.model import Blob, Message, Part, Reasoning, Refusal, Role, Text
 from midstream_server.upstreams.base import Profile
 from midstream_server.upstreams.mapping import failed_result, own_state, prefix_text
+from midstream_server.upstreams.openai_chat.reasoning import DETAILS
 from midstream_server.upstreams.turns import Instructions, ModelTurn, ResultTurn, UserTurn, WireObject, read_turns
 
 _AUDIO_FORMATS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
 
 
-def map_messages(messages: Sequence[Message], dialect: str) -> list[WireObject]:
+def map_messages(messages: Sequence[Message], dialect: str, profile: Profile) -> list[WireObject]:
     """All messages; tool results become messages of their own.
 
     Raises:
@@ -24,13 +25,14 @@ def map_messages(messages: Sequence[Message], dialect: str) -> list[WireObject]:
     for turn in read_turns(messages):
         match turn:
             case Instructions():
-                mapped.append({"role": turn.role.name.lower(), "content": _plain_content(turn.texts)})
+                role = "system" if turn.role is Role.SYSTEM else profile.developer_role
+                mapped.append({"role": role, "content": _plain_content(turn.texts)})
             case UserTurn():
                 mapped.append(_map_user(turn))
             case ResultTurn():
                 mapped.append(_map_result(turn))
             case ModelTurn():
-                mapped.append(_map_model(turn, dialect))
+                mapped.append(_map_model(turn, dialect, profile.reasoning_history))
             case _:
                 assert_never(turn)
     return mapped
@@ -102,8 +104,11 @@ def _map_blob(blob: Blob, path: str) -> WireObject:
     return {"type": "file", "file": {"filename": file_name, "file_data": data_url}}
 
 
-def _map_model(turn: ModelTurn, dialect: str) -> WireObject:
-    """What the model said before. Reasoning goes back only as state of this dialect: no endpoint reads it otherwise."""
+def _map_model(turn: ModelTurn, dialect: str, reasoning_field: str) -> WireObject:
+    """What the model said before. Which reasoning goes back is the profile's to say: other endpoints read none.
+
+    https://openrouter.ai/docs/use-cases/reasoning-tokens, https://api-docs.deepseek.com/guides/thinking_mode#tool-calls
+    """
     text = "".join(said.text for said in turn.said if isinstance(said, Text))
     refusals = [said.text for said in turn.said if isinstance(said, Refusal)]
     content: object = None if turn.calls and not text else text
@@ -116,7 +121,15 @@ def _map_model(turn: ModelTurn, dialect: str) -> WireObject:
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments or "{}"}}
             for call, _ in turn.calls
         ]
-    states = [state for part in turn.thoughts if (state := own_state(part, dialect))]
-    if states:
-        message["reasoning_details"] = states[-1]  # https://openrouter.ai/docs/use-cases/reasoning-tokens
+    if reasoning_field == DETAILS:
+        states = [state for part in turn.thoughts if isinstance(state := own_state(part, dialect), list) and state]
+        message |= {DETAILS: states[-1]} if states else {}
+    elif reasoning_field and turn.calls:
+        message[reasoning_field] = "".join(_own_thought(part, dialect) for part in turn.thoughts)
     return message
+
+
+def _own_thought(part: Part, dialect: str) -> str:
+    """The text of reasoning; what carries another dialect's state is not for this endpoint."""
+    is_own = part.provider_state is None or part.provider_state.dialect == dialect
+    return part.content.text if is_own and isinstance(part.content, Reasoning) else ""

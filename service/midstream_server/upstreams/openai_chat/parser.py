@@ -12,28 +12,31 @@ import msgspec
 from midstream_server.errors import RunFailure, UpstreamUnavailable
 from midstream_server.model import FinishReason, JsonValue, Usage
 from midstream_server.upstreams.answer import Answer
-from midstream_server.upstreams.base import MetadataReported
+from midstream_server.upstreams.base import MetadataReported, Profile
 from midstream_server.upstreams.openai.annotations import CitationList
 from midstream_server.upstreams.openai.errors import failure_of_frame, find_error
 from midstream_server.upstreams.openai.usage import as_final, find_usage
 from midstream_server.upstreams.openai_chat.choice import ChoiceReader
+from midstream_server.upstreams.openai_chat.reasoning import ReasoningState
 from midstream_server.upstreams.wire.frame import Frame
 from midstream_server.upstreams.wire.json_text import as_list, as_object, as_text, encode_json, plain_decoder
 
 _FINISH_REASONS = {
-    "stop": FinishReason.STOP,
-    "length": FinishReason.LENGTH,
-    "tool_calls": FinishReason.TOOL_CALLS,
-    "function_call": FinishReason.TOOL_CALLS,
-    "content_filter": FinishReason.CONTENT_FILTER,
+    **dict.fromkeys(("stop", "end_turn", "stop_sequence", "eos", "eos_token", "complete"), FinishReason.STOP),
+    **dict.fromkeys(
+        ("length", "max_tokens", "model_length", "model_context_window_exceeded"),
+        FinishReason.LENGTH,
+    ),
+    **dict.fromkeys(("tool_calls", "tool_call", "tool_use", "function_call"), FinishReason.TOOL_CALLS),
+    **dict.fromkeys(("content_filter", "sensitive", "safety", "recitation"), FinishReason.CONTENT_FILTER),
     "refusal": FinishReason.REFUSAL,
-    "model_length": FinishReason.LENGTH,
-    "eos": FinishReason.STOP,
 }
-"""Also Mistral's `model_length` and Together's `eos`: https://docs.mistral.ai/api/, https://docs.together.ai/reference."""
-_BROKEN = ("error", "insufficient_system_resource")
+"""In any case of letters, and with the words that relatives keep from elsewhere: Mistral's `model_length`, Together's
+`eos`, Z.ai's `sensitive`, and those of models behind a gateway: https://docs.mistral.ai/api/,
+https://docs.together.ai/reference, https://docs.z.ai/api-reference/llm/chat-completion."""
+_BROKEN = ("error", "insufficient_system_resource", "network_error", "abort", "aborted")
 """https://docs.mistral.ai/api/, https://openrouter.ai/docs/api-reference/errors; DeepSeek:
-https://api-docs.deepseek.com/api/create-chat-completion."""
+https://api-docs.deepseek.com/api/create-chat-completion; Z.ai, as above; vLLM and SGLang when they shut down."""
 _METADATA = ("system_fingerprint", "service_tier", "provider")
 _FIELDS = ("usage", "timings", "x_groq", "citations", "search_results")
 """What a chunk without choices may bring."""
@@ -85,8 +88,8 @@ _decode_text_chunk = plain_decoder(_TextChunk)
 class ChatRules:
     """The `AnswerRules` of Chat Completions."""
 
-    def __init__(self, dialect: str) -> None:
-        self._choice = ChoiceReader(dialect)
+    def __init__(self, dialect: str, profile: Profile) -> None:
+        self._choice = ChoiceReader(ReasoningState(dialect, profile.reasoning_history))
         self._citations = CitationList()
         self._head: tuple[object, ...] = ()
         self._usage: Usage | None = None
@@ -143,25 +146,30 @@ class ChatRules:
             answer.report(as_final(self._usage))
 
     def _read_choice(self, choice: dict[str, JsonValue], answer: Answer) -> None:
-        if answer.is_finished:
-            answer.ignore("choice after its finish reason")
-        else:
+        """Some repeat an empty one after the finish, beside the account: https://openrouter.ai/docs/use-cases/usage-accounting."""
+        if not answer.is_finished:
             self._choice.read(choice, answer.events)
+        elif any(value for name, value in as_object(choice.get("delta")).items() if name != "role"):
+            answer.ignore("choice after its finish reason")
 
     def _finish(self, word: str, error: JsonValue, answer: Answer) -> None:
         """https://platform.openai.com/docs/api-reference/chat-streaming/streaming#choices-finish_reason.
 
-        A model that waits for tools may stop like any other, as OpenAI's does where the request names the tool. Some
-        relatives have a word for an answer that broke, with an error beside it or without.
+        A model that waits for tools may stop like any other, as OpenAI's does where the request names the tool, and so
+        does one that declines. Some relatives have a word for an answer that broke, with an error beside it or without.
         """
-        if word not in _BROKEN:
-            reason = _FINISH_REASONS.get(word, FinishReason.OTHER)
-            waits = reason is FinishReason.STOP and self._choice.has_calls
-            answer.finish(FinishReason.TOOL_CALLS if waits else reason, word)
+        if word.lower() not in _BROKEN:
+            reason = _FINISH_REASONS.get(word.lower(), FinishReason.OTHER)
+            answer.finish(self._reason_to_stop() if reason is FinishReason.STOP else reason, word)
             return
         answer.finish(None, word)
         if not error:
             answer.fail(UpstreamUnavailable("the upstream broke its answer off", provider_code=word))
+
+    def _reason_to_stop(self) -> FinishReason:
+        if self._choice.has_calls:
+            return FinishReason.TOOL_CALLS
+        return FinishReason.REFUSAL if self._choice.has_refusal else FinishReason.STOP
 
     def _read_head(self, chunk: dict[str, JsonValue], answer: Answer) -> None:
         """What the upstream says of itself, and facts beside the message."""

@@ -3,6 +3,7 @@
 from midstream_server.model import JsonValue, ProviderState
 from midstream_server.upstreams.wire.json_text import as_list, as_object, as_text, encode_json
 
+DETAILS = "reasoning_details"
 _MAX_STATE_CHARACTERS = 1024 * 1024
 _TEXT_FIELDS = ("text", "summary")
 _STATE_FIELDS = ("signature", "data")
@@ -31,8 +32,10 @@ def thinking_text(item: dict[str, JsonValue]) -> str:
 class ReasoningState:
     """Collects `reasoning_details`, which must go back unchanged if they are signed or encrypted."""
 
-    def __init__(self, dialect: str) -> None:
+    def __init__(self, dialect: str, history_field: str) -> None:
         self._dialect = dialect
+        self.mark = None if history_field in ("", DETAILS) else self._state({"field": history_field})
+        """The state of reasoning whose text alone must go back."""
         self._details: list[dict[str, JsonValue]] = []
         self._size = 0
 
@@ -48,7 +51,10 @@ class ReasoningState:
                 is_new_state = is_new_state or any(as_text(each.get(field)) for field in _STATE_FIELDS)
         if not is_new_state:
             return None
-        return ProviderState(dialect=self._dialect, data=encode_json(self._details).encode("utf-8", "replace"))
+        return self._state(self._details)
+
+    def _state(self, value: object) -> ProviderState:
+        return ProviderState(dialect=self._dialect, data=encode_json(value).encode("utf-8", "replace"))
 
     def _merge(self, detail: dict[str, JsonValue]) -> None:
         last = self._details[-1] if self._details else None

@@ -70,7 +70,7 @@ def build_chat_request(model: str, prompt: Prompt, profile: Profile, dialect: st
         InvalidRequest: a field cannot be expressed.
         ContinueUnsupported: the prompt has a prefix that this endpoint cannot go on with.
     """
-    messages = map_messages(prompt.messages, dialect)
+    messages = map_messages(prompt.messages, dialect, profile)
     continuing = prefix_fields(prompt.prefix, messages, profile)
     body: dict[str, object] = {"model": model, "messages": messages, **_stream_fields(profile), **continuing}
     body.update(_tool_fields(prompt.tools, prompt.tool_choice))

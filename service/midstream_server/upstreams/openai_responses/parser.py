@@ -29,6 +29,7 @@ _ENDINGS = ("completed", "incomplete", "failed", "cancelled")
 _ENDING_EVENTS = frozenset({"response.done", *(f"response.{ending}" for ending in _ENDINGS)})
 _REPEATED = frozenset(
     {
+        "keepalive",
         "response.content_part.added",
         "response.content_part.done",
         "response.function_call_arguments.done",
@@ -40,7 +41,7 @@ _REPEATED = frozenset(
         "response.refusal.done",
     }
 )
-"""Events that say again what deltas and items say."""
+"""Events that say again what deltas and items say, or nothing."""
 _CUTS = {"max_output_tokens": FinishReason.LENGTH, "content_filter": FinishReason.CONTENT_FILTER}
 _ERROR_FIELDS = ("code", "message")
 
