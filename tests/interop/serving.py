@@ -19,7 +19,7 @@ SERVER_NAME = "localhost"
 LEASE_SECONDS = 3
 HEARTBEAT_SECONDS = 1
 _LISTENING = "midstream listening on "
-_START_SECONDS = 30.0
+_START_SECONDS = 55.0
 
 
 class ServerBroken(Exception):
@@ -100,8 +100,10 @@ class ServerProcess:
                 env={name: value for name, value in os.environ.items() if not name.startswith("MIDSTREAM_")},
             )
         assert self._process.stdout is not None, "the output is a pipe"
-        async with asyncio.timeout(_START_SECONDS):
-            line = (await self._process.stdout.readline()).decode().strip()
+        line = ""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_START_SECONDS):
+                line = (await self._process.stdout.readline()).decode().strip()
         if not line.startswith(_LISTENING):
             raise ServerBroken(f"the server did not start: {self.log.read_text(errors='replace')[-2000:]}")
         self._address = line.removeprefix(_LISTENING)

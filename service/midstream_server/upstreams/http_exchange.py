@@ -12,7 +12,6 @@ import weakref
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
-from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import aiohttp
@@ -35,27 +34,6 @@ class BodyError(Exception):
     def __init__(self, cause: Exception) -> None:
         self.cause = cause
         super().__init__(type(cause).__name__)
-
-
-class _Protocol(ResponseHandler):
-    """Goes on reading only where it had stopped: aiohttp parses again, and wakes the transport, after every read."""
-
-    @override
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        if self._reading_paused:
-            super().resume_reading(resume_parser)
-
-
-def _make_protocol(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
-    return _Protocol(loop)
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Makes connections of ours."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        super().__init__(limit=0, ssl=context)
-        self._factory = partial(_make_protocol, self._loop)
 
 
 class _TrackedResponse(aiohttp.ClientResponse):
@@ -129,7 +107,7 @@ async def _pieces(content: bytes) -> AsyncIterator[bytes]:
 
 def _make_session(context: ssl.SSLContext) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=_Connector(context),
+        connector=aiohttp.TCPConnector(limit=0, ssl=context),
         response_class=_TrackedResponse,
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None),

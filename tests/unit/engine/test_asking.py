@@ -3,10 +3,11 @@
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from engine_scenario import advance, running_engine, settle, text_of
 from midstream_server.engine.supervisor import ListQuery
-from midstream_server.errors import RunExpired, RunIdExpired, RunLive, RunNotFound
+from midstream_server.errors import RunExpired, RunIdExpired, RunLive, RunNotFound, StoreCorrupt
 from midstream_server.model import CancelReason, RunKey, RunState
 from midstream_server.stores.base import RecordPhase
 from scripted_upstream import finish, text
@@ -200,3 +201,20 @@ async def test_expiry_survives_an_outage():
         assert after.phase is RecordPhase.EXPIRED
         with pytest.raises(RunExpired):
             await engine.get()
+
+
+@pytest.mark.looptime
+async def test_expiry_goes_on_after_an_error_that_nobody_expects():
+    """What is due then is deleted later, and not kept for ever."""
+    async with running_engine() as engine:
+        await ended_run(engine, retention_seconds=60.0)
+        engine.store.break_with("expire", StoreCorrupt("by the test"))
+        with capture_logs() as logs:
+            await advance(70.0)
+        assert any(entry["event"] == "expiry.broken" for entry in logs)
+        assert (await engine.record()).phase is RecordPhase.SEALED
+
+        engine.store.heal()
+        await advance(10.0)
+
+        assert (await engine.record()).phase is RecordPhase.EXPIRED
