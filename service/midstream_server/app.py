@@ -32,7 +32,6 @@ from midstream_server.settings import Settings
 from midstream_server.stores.base import RunStore
 from midstream_server.stores.memory import MemoryRunStore
 from midstream_server.stores.sqlite import SqliteRunStore
-from midstream_server.stores.valkey import ValkeyRunStore
 
 READERS_LAST_SECONDS = 1.5
 """How long readers may take to read the ending of their run when the server stops."""
@@ -114,6 +113,8 @@ def make_store(settings: Settings) -> RunStore:
         return MemoryRunStore()
     if settings.sqlite_path is not None:
         return SqliteRunStore(settings.sqlite_path, durability=settings.durability)
+    from midstream_server.stores.valkey import ValkeyRunStore  # its driver takes long to import, and most need none
+
     return ValkeyRunStore(settings.store, durability=settings.durability, lease_seconds=settings.replica.lease)
 
 
