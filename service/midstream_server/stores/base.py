@@ -45,16 +45,16 @@ def unframe(data: bytes) -> list[bytes]:
         ValueError: the data does not end where an entry ends.
     """
     entries: list[bytes] = []
-    position = 0
-    while position < len(data):
-        if position + 4 > len(data):
+    read_length = _LENGTH.unpack_from
+    position, end = 0, len(data)
+    while position < end:
+        if position + 4 > end:
             raise ValueError("an entry's length is cut")
-        (length,) = _LENGTH.unpack_from(data, position)
-        position += 4
-        if position + length > len(data):
-            raise ValueError("an entry is cut")
-        entries.append(data[position : position + length])
-        position += length
+        begin = position + 4
+        position = begin + read_length(data, position)[0]
+        entries.append(data[begin:position])
+    if position > end:
+        raise ValueError("an entry is cut")
     return entries
 
 
