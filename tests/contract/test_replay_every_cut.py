@@ -163,12 +163,20 @@ Cut = tuple[int, Sequence[UpstreamEvent], Sequence[UpstreamEvent]]
 
 def cuts(dialect: Dialect, body: bytes) -> Iterator[Cut]:
     """Every place where a cut makes a difference: how many bytes, what they said, what the end then adds."""
-    parser, said = dialect.parser(Profile()), list[UpstreamEvent]()
+    parser, whole_lines, said = dialect.parser(Profile()), dialect.parser(Profile()), list[UpstreamEvent]()
+    line_begin = 0
     before: list[UpstreamEvent] | None = None
     for position in range(len(body) + 1):
-        news = parser.feed(body[position - 1 : position]) if position else []
+        byte = body[position - 1 : position] if position else b""
+        news = parser.feed(byte)
         said += news
-        added = copy.deepcopy(parser).close()
+        if byte == b"\n":
+            whole_lines.feed(body[line_begin:position])
+            line_begin = position
+        # A copy of what was fed in lines is quick: a line that came byte by byte would be a list of its bytes.
+        cut = copy.deepcopy(whole_lines)
+        cut.feed(body[line_begin:position])
+        added = cut.close()
         if news or before is None or list(map(repr, added)) != list(map(repr, before)):
             yield position, tuple(said), tuple(added)
             before = added

@@ -78,6 +78,7 @@ def test_early_cancel_gives_way_and_stops_the_run():
 def test_ended_run_is_never_changed():
     """The same ending again is accepted, anything else is refused."""
     assert rules.restore(ended(), True, ended()) == ended()
+    assert rules.restore(ended(), False, ended()) is None
     assert rules.restore(ended(), True, live()) is None
     assert rules.restore(ended(), True, replace(ended(), epoch=2)) is None
     assert rules.restore(replace(ended(), phase=RecordPhase.EXPIRED), True, ended()) is None
