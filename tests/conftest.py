@@ -1,6 +1,7 @@
 """What every test shares. Tests of the recorded provider streams carry the marker `recorded`."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import hypothesis
@@ -8,13 +9,20 @@ import pytest
 
 from recordings import ABSENT, recordings_folder
 
-hypothesis.settings.register_profile("midstream", deadline=None, print_blob=True)
+# `make test ARGS=--hypothesis-profile=thorough` looks longer.
+hypothesis.settings.register_profile("midstream", deadline=None, print_blob=True, max_examples=50)
+hypothesis.settings.register_profile("thorough", deadline=None, print_blob=True, max_examples=1000)
 hypothesis.settings.load_profile("midstream")
 
 
 def pytest_configure() -> None:
     """Says that the main thread has no loop, or looptime asks for one around every plain test, and nobody closes it."""
     asyncio.set_event_loop(None)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: many tests wait for a server or a timer."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,6 +1,6 @@
 """Whatever happens to a run, in whichever order: one ending, the same for everybody, and nothing after it (P1 to P9).
 
-`make race` runs ten thousand of these; a seed that breaks a promise breaks it again.
+CI runs two thousand of these, `make race` ten thousand; a seed that breaks a promise breaks it again.
 """
 
 import pytest
@@ -12,9 +12,9 @@ from race.fleet import race_fleet
 from race.machine import race
 from race.scene import View
 
-SEEDS_PER_TEST = 100
+SEEDS_PER_TEST = 50
 TESTS = 10
-FLEET_SEEDS = 25
+FLEET_SEEDS = 15
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS_PER_TEST * TESTS, SEEDS_PER_TEST))
@@ -27,7 +27,7 @@ def test_races_end_once_and_alike_for_everybody(first: int):
 
 def test_same_seed_gives_the_same_race():
     """A failure can be looked at again: every step of it."""
-    for seed in range(7_000, 7_030):
+    for seed in range(7_000, 7_010):
         assert race(seed) == race(seed), seed
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from crash.harness import crash
 
-KILLS = 5
+KILLS = 3
 SEED = 20_261_122
 
 

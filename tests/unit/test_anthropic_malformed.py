@@ -69,7 +69,7 @@ EVENTS = st.one_of(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(st.lists(EVENTS, max_size=8))
 def test_odd_events_raise_nothing(events: list[object]):
     """Events that look almost right, in any order: parts keep their kind, and nothing is said of one that has ended."""

@@ -129,7 +129,7 @@ EVENTS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(st.lists(EVENTS.map(_data), max_size=8))
 def test_odd_events_raise_nothing(pieces: list[bytes]):
     """Events that look almost right: no part changes its kind or goes on after its end."""

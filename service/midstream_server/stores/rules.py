@@ -176,7 +176,9 @@ def restore(known: RunRecord | None, has_prefix: bool, record: RunRecord) -> Run
     if known.phase is RecordPhase.SEALED and known.epoch == NO_EPOCH:
         return record if record.phase is RecordPhase.SEALED else replace(record, intent=record.intent or known.intent)
     if known.phase is not RecordPhase.LIVE:
-        same = known.phase is record.phase and known.epoch == record.epoch and known.last_sequence == record.last_sequence
+        same = (
+            known.phase is record.phase and known.epoch == record.epoch and known.last_sequence == record.last_sequence
+        )
         return known if same and has_prefix else None
     if known.epoch > record.epoch or not has_prefix:
         return None

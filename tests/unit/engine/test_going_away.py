@@ -287,6 +287,7 @@ async def test_cancel_that_comes_while_a_run_is_recovered_is_not_lost():
         assert text_of(run.message) == "half a sentence"
 
 
+@pytest.mark.looptime
 async def test_recovery_happens_once():
     """The second restart finds the same ending."""
     inner = MemoryRunStore()
