@@ -9,6 +9,7 @@ from typing import Any
 from midstream_server.upstreams.answer import Framing
 from midstream_server.upstreams.anthropic import AnthropicDialect
 from midstream_server.upstreams.base import Dialect, Profile
+from midstream_server.upstreams.cohere import CohereDialect
 from midstream_server.upstreams.gemini import GeminiDialect
 from midstream_server.upstreams.ollama import OllamaDialect
 from midstream_server.upstreams.openai_chat import OpenAIChatDialect
@@ -98,6 +99,36 @@ ROWS = {
                 "output_tokens_details thinking_tokens cache_creation server_tool_use cited_text tool_use "
                 "redacted_thinking text_delta end_turn message_start message_delta message_stop content_block_start "
                 "content_block_delta content_block_stop thinking_delta signature_delta input_json_delta"
+            ),
+        ),
+        DialectRow(
+            dialect=CohereDialect(),
+            text=lambda text: {
+                "type": "content-delta",
+                "index": 0,
+                "delta": {"message": {"content": {"text": text}}},
+            },
+            end=(
+                {
+                    "type": "message-end",
+                    "delta": {
+                        "finish_reason": "COMPLETE",
+                        "usage": {"tokens": {"input_tokens": 3, "output_tokens": 2}},
+                    },
+                },
+            ),
+            raw_finish="COMPLETE",
+            errors={
+                "rate": {"message": "Words: rate limit exceeded"},
+                "request": {"message": "Words: invalid request"},
+                "nobody": {"message": "Words"},
+            },
+            words=_words(
+                "type index delta message content text thinking tool_plan tool_calls id function name arguments "
+                "citations start end sources document title url content_index TEXT_CONTENT logprobs token_ids "
+                "finish_reason usage tokens input_tokens billed_units cached_tokens error ERROR TIMEOUT COMPLETE "
+                "message-start content-start content-delta content-end tool-plan-delta tool-call-start tool-call-delta "
+                "tool-call-end citation-start citation-end message-end debug"
             ),
         ),
         DialectRow(

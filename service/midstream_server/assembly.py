@@ -8,6 +8,7 @@ from midstream_server.errors import InvalidSettings
 from midstream_server.settings import Settings, UpstreamSettings
 from midstream_server.upstreams.anthropic import AnthropicDialect
 from midstream_server.upstreams.base import Dialect, Profile, Upstream, UpstreamRegistry
+from midstream_server.upstreams.cohere import CohereDialect
 from midstream_server.upstreams.gemini import GeminiDialect
 from midstream_server.upstreams.http import HttpUpstream, HttpUpstreamConfig
 from midstream_server.upstreams.http_exchange import HttpClient
@@ -21,7 +22,14 @@ from midstream_server.upstreams.registry import ConfiguredUpstreams
 
 DIALECTS: dict[str, Dialect] = {
     each.name: each
-    for each in (OpenAIChatDialect(), OpenAIResponsesDialect(), AnthropicDialect(), GeminiDialect(), OllamaDialect())
+    for each in (
+        OpenAIChatDialect(),
+        OpenAIResponsesDialect(),
+        AnthropicDialect(),
+        GeminiDialect(),
+        OllamaDialect(),
+        CohereDialect(),
+    )
 }
 """Every wire grammar by the name that a configuration uses."""
 

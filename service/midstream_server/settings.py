@@ -121,7 +121,7 @@ class ProfileSettings(_Table):
 class UpstreamSettings(_Table):
     """A configured endpoint. `api_key` is never read from a configuration, and shown nowhere."""
 
-    dialect: Literal["openai-chat", "openai-responses", "anthropic", "gemini", "ollama", "local"]
+    dialect: Literal["openai-chat", "openai-responses", "anthropic", "gemini", "ollama", "cohere", "local"]
     preset: str = ""
     """The name of a set of defaults for a well-known endpoint, such as `groq`: see `upstreams.profiles`."""
     base_url: str = ""
@@ -275,8 +275,11 @@ class Settings(BaseSettings):
     @field_validator("durability")
     @classmethod
     def _check_durability(cls, durability: str, info: ValidationInfo) -> str:
-        if durability == "replica" and not info.data.get("store", "valkey").startswith("valkey"):
-            raise ValueError("'replica' needs a valkey:// store; this store can do 'process' and 'disk'")
+        store = info.data.get("store", "valkey")
+        if durability == "replica" and not store.startswith("valkey"):
+            raise ValueError("'replica' needs a valkey:// store; sqlite: can do 'process' and 'disk'")
+        if durability == "disk" and store == "memory:":
+            raise ValueError("'disk' needs a sqlite: or valkey:// store; memory: keeps nothing")
         return durability
 
     @property

@@ -13,7 +13,7 @@ from bench.processes import midstream, table
 from midstream.v1 import generation_service_pb2_grpc as wire_grpc
 from midstream_simulator import Role, Simulator, Stall, Text, ToolCall
 
-_PATHS = {"openai-chat": "/v1", "openai-responses": "/v1", "anthropic": "", "gemini": "", "ollama": ""}
+_PATHS = {"openai-chat": "/v1", "openai-responses": "/v1", "anthropic": "", "gemini": "", "ollama": "", "cohere": ""}
 """The dialects, each with what follows the simulator's address in its base URL."""
 _POSITIONS = (
     Position("before headers", "stall-headers", 0),

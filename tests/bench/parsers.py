@@ -14,11 +14,12 @@ import msgspec
 from bench.processes import table
 from midstream_server.upstreams.anthropic import AnthropicDialect
 from midstream_server.upstreams.base import Dialect, ModelFinished, Profile
+from midstream_server.upstreams.cohere import CohereDialect
 from midstream_server.upstreams.gemini import GeminiDialect
 from midstream_server.upstreams.ollama import OllamaDialect
 from midstream_server.upstreams.openai_chat import OpenAIChatDialect
 from midstream_server.upstreams.openai_responses import OpenAIResponsesDialect
-from midstream_simulator import Reasoning, Text, ToolCall, chat, gemini, messages, ollama, responses
+from midstream_simulator import Reasoning, Text, ToolCall, chat, cohere, gemini, messages, ollama, responses
 from midstream_simulator.dialect import Dialect as Encoding
 from midstream_simulator.steps import streamed
 
@@ -35,6 +36,7 @@ _DIALECTS: tuple[tuple[Dialect, Encoding], ...] = (
     (AnthropicDialect(), messages.MessagesDialect()),
     (GeminiDialect(), gemini.GeminiDialect()),
     (OllamaDialect(), ollama.OllamaDialect()),
+    (CohereDialect(), cohere.CohereDialect()),
 )
 
 

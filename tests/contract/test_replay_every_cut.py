@@ -31,6 +31,7 @@ from midstream_server.model import (
 from midstream_server.replay import replay_view
 from midstream_server.upstreams.anthropic import AnthropicDialect
 from midstream_server.upstreams.base import Dialect, Profile, UpstreamEvent
+from midstream_server.upstreams.cohere import CohereDialect
 from midstream_server.upstreams.gemini import GeminiDialect
 from midstream_server.upstreams.openai_chat import OpenAIChatDialect
 from midstream_server.upstreams.openai_responses import OpenAIResponsesDialect
@@ -42,6 +43,7 @@ DIALECTS: dict[str, Dialect] = {
     "anthropic": ANTHROPIC,
     "openai_responses": OpenAIResponsesDialect(),
     "gemini": GeminiDialect(),
+    "cohere": CohereDialect(),
 }
 RECORDED = {
     "openai_chat/openai-parallel-tools.sse": "ToolCall ToolCall",
@@ -53,6 +55,7 @@ RECORDED = {
     "anthropic/anthropic-max-tokens-cut-tool.sse": "Text",
     "openai_responses/openai-responses-summary-tool.sse": "Reasoning ToolCall",
     "gemini/gemini-thoughts-tool.sse": "ToolCall",
+    "cohere/cohere-tools.sse": "ToolCall ToolCall",
 }
 """What of the whole stream can be sent back."""
 

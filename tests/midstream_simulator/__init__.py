@@ -2,9 +2,9 @@
 
 A real HTTP/1.1 server that controls every byte, chunk, FIN and RST. It speaks OpenAI Chat Completions
 (POST /v1/chat/completions, GET /v1/models), OpenAI Responses (POST /v1/responses), Anthropic Messages
-(POST /v1/messages), Gemini (POST /v1beta/models/…:streamGenerateContent) and Ollama (POST /api/chat), plays a script
-for each request, and records what it sent and when its connection closed. Nothing in it sleeps but for a pace that was
-asked for, on the event loop's clock.
+(POST /v1/messages), Gemini (POST /v1beta/models/…:streamGenerateContent), Ollama (POST /api/chat) and Cohere (POST
+/v2/chat), plays a script for each request, and records what it sent and when its connection closed. Nothing in it
+sleeps but for a pace that was asked for, on the event loop's clock.
 
 In a test::
 

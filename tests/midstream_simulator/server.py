@@ -13,6 +13,7 @@ import msgspec
 
 from midstream_simulator.admin import Admin, BadAdminRequest
 from midstream_simulator.chat import ChatDialect
+from midstream_simulator.cohere import CohereDialect
 from midstream_simulator.connection import Connection
 from midstream_simulator.dialect import Dialect, JsonObject
 from midstream_simulator.gemini import GeminiDialect
@@ -31,6 +32,7 @@ _DIALECTS: Sequence[Dialect] = (
     MessagesDialect(),
     GeminiDialect(),
     OllamaDialect(),
+    CohereDialect(),
 )
 
 

@@ -45,6 +45,13 @@ CASES = {
             refusal_is_a_part=False,
         ),
         DialectCase(
+            name="cohere",
+            recordings="cohere",
+            half_an_event='event: content-delta\ndata: {"type":"content-delta","delta":{"message":{"content":{"te',
+            stop="COMPLETE",
+            refusal_is_a_part=False,
+        ),
+        DialectCase(
             name="gemini",
             recordings="gemini",
             half_an_event='data: {"candidates":[{"content":{"parts":[{"text":"lost',

@@ -44,13 +44,24 @@ def test_each_key_enables_its_own_dialect():
 
 
 def test_the_dialects_of_their_own_have_their_usual_variables():
-    """Gemini by its key; Ollama by the address of one's own server, or by the key of Ollama's."""
-    offered = found({"GEMINI_API_KEY": "x", "OLLAMA_API_KEY": "x", "OLLAMA_HOST": ""}, dialects=AVAILABLE_DIALECTS)
+    """Gemini and Cohere by a key; Ollama by the address of one's own server, or by the key of Ollama's."""
+    environment = {"GEMINI_API_KEY": "x", "OLLAMA_API_KEY": "x", "OLLAMA_HOST": "", "COHERE_API_KEY": "x"}
+    offered = found(environment, dialects=AVAILABLE_DIALECTS)
 
     assert {name: (each.dialect, each.base_url) for name, each in offered.items() if name != "local"} == {
         "gemini": ("gemini", "https://generativelanguage.googleapis.com"),
         "ollama-cloud": ("ollama", "https://ollama.com"),
+        "cohere": ("cohere", "https://api.cohere.com"),
     }
+
+
+def test_cohere_is_found_as_its_own_clients_find_it():
+    """Of two variables the documented one counts; a deployment of one's own has an address."""
+    environment = {"COHERE_API_KEY": "x", "CO_API_KEY": "y", "CO_API_URL": "https://cohere.example/"}
+
+    cohere = found(environment, dialects=AVAILABLE_DIALECTS)["cohere"]
+
+    assert (cohere.api_key_env, cohere.base_url) == ("CO_API_KEY", "https://cohere.example")
 
 
 def test_a_key_enables_one_upstream():
@@ -78,6 +89,18 @@ def test_a_dialect_that_this_version_lacks_enables_nothing():
 def test_a_key_for_a_server_of_ones_own_enables_nothing():
     """Nobody knows whether one runs, or where."""
     assert set(found({"VLLM_API_KEY": "x", "AZURE_OPENAI_API_KEY": "x"})) == {"local"}
+
+
+@pytest.mark.parametrize("preset", ["vllm", "llamacpp", "lmstudio"])
+def test_a_server_of_ones_own_needs_no_key_unless_its_usual_variable_holds_one(preset: str):
+    """Most run without; one that is named in the configuration must be there all the same."""
+    variable = PRESETS[preset].key_variables[0]
+    upstream = UpstreamSettings(dialect="openai-chat", preset=preset, base_url="http://10.0.0.5:8000/v1")
+    named = upstream.model_copy(update={"api_key_env": "MY_KEY"})
+
+    assert found({}, Settings(upstreams={"mine": upstream}))["mine"].api_key_env == ""
+    assert found({variable: "x"}, Settings(upstreams={"mine": upstream}))["mine"].api_key_env == variable
+    assert found({variable: "x"}, Settings(upstreams={"mine": named}))["mine"].api_key_env == "MY_KEY"
 
 
 @pytest.mark.parametrize(
@@ -136,6 +159,8 @@ def test_azure_is_there_with_its_key_and_its_address(endpoint: str, base_url: st
 
     for azure in (found(environment)["azure"], found(environment, configured)["mine"]):
         assert (azure.base_url, azure.api_key_env) == (base_url, "AZURE_OPENAI_API_KEY")
+    offered = discover(Configuration(settings=Settings(), origins={}), environment)
+    assert offered.origins["upstreams.azure.base_url"] == "AZURE_OPENAI_ENDPOINT"
 
 
 def test_a_key_goes_to_the_address_that_the_environment_names_for_it():

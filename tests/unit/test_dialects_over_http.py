@@ -1,4 +1,4 @@
-"""What the requests of Gemini and Ollama are on the wire, and how both list their models."""
+"""What the requests of Gemini, Ollama and Cohere are on the wire, and how they list their models."""
 
 import asyncio
 import json
@@ -10,6 +10,7 @@ import pytest
 
 from http_calls import KEY, PROMPT, Reading
 from midstream_server.upstreams.base import CallOptions, Dialect
+from midstream_server.upstreams.cohere import CohereDialect
 from midstream_server.upstreams.gemini import GeminiDialect
 from midstream_server.upstreams.http import HttpUpstream, HttpUpstreamConfig
 from midstream_server.upstreams.http_exchange import HttpClient
@@ -27,6 +28,15 @@ GEMINI_MODELS = {
     ]
 }
 OLLAMA_MODELS = {"models": [{"name": "moss:1b", "model": "moss:1b"}, {"name": "library/oak:latest"}, {"name": 7}]}
+COHERE_MODELS = {
+    "models": [
+        {"name": "command-a", "endpoints": ["generate", "chat"]},
+        {"name": "embed-v4", "endpoints": ["embed"]},
+        {"name": "silent", "endpoints": None},
+    ],
+    "next_page_token": None,
+}
+MODELS = {"gemini": GEMINI_MODELS, "ollama": OLLAMA_MODELS, "cohere": COHERE_MODELS}
 
 
 @pytest.fixture
@@ -64,6 +74,12 @@ async def upstream(server: RawServer, dialect: Dialect) -> AsyncIterator[HttpUps
             ("authorization", f"Bearer {KEY}"),
             ["test/moss:1b", "test/library/oak:latest"],
         ),
+        (
+            CohereDialect(),
+            "/here/v1/models?endpoint=chat&page_size=1000",
+            ("authorization", f"Bearer {KEY}"),
+            ["test/command-a"],
+        ),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
@@ -71,7 +87,7 @@ async def test_models_are_listed(
     server: RawServer, dialect: Dialect, target: str, header: tuple[str, str], names: list[str]
 ):
     """Those that generate, by the names that callers use."""
-    body = json.dumps(GEMINI_MODELS if dialect.name == "gemini" else OLLAMA_MODELS).encode()
+    body = json.dumps(MODELS[dialect.name]).encode()
     async with upstream(server, dialect) as asked:
         listing = asyncio.ensure_future(asked.models())
         connection = await server.accept()
@@ -100,6 +116,14 @@ async def test_models_are_listed(
             "/here/api/chat",
             b'{"message":{"content":"Hi"},"done":true,"done_reason":"stop"}\n',
             "application/x-ndjson",
+        ),
+        (
+            CohereDialect(),
+            "command-a",
+            "/here/v2/chat",
+            b'data: {"type":"content-delta","delta":{"message":{"content":{"text":"Hi"}}}}\n\n'
+            b'data: {"type":"message-end","delta":{"finish_reason":"COMPLETE"}}\n\n',
+            "text/event-stream",
         ),
     ],
     ids=lambda value: getattr(value, "name", ""),

@@ -7,6 +7,7 @@ import pytest
 
 from midstream_server.upstreams import ollama
 from midstream_server.upstreams.anthropic import request as anthropic_request
+from midstream_server.upstreams.cohere import request as cohere_request
 from midstream_server.upstreams.gemini import request as gemini_request
 from midstream_server.upstreams.openai_chat import request as openai_chat_request
 from midstream_server.upstreams.openai_responses import request as openai_responses_request
@@ -18,6 +19,7 @@ LISTS = {
     "anthropic": anthropic_request._OPTIONS,
     "gemini": gemini_request._OPTIONS | {"generationConfig", "candidateCount", "tools"},
     "ollama": ollama._OPTIONS,
+    "cohere": cohere_request._OPTIONS,
 }
 
 

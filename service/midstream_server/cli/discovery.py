@@ -9,7 +9,7 @@ from midstream_server.errors import InvalidSettings
 from midstream_server.settings import UpstreamSettings, is_loopback
 from midstream_server.upstreams.profiles import PRESETS, Preset
 
-AVAILABLE_DIALECTS = frozenset({"openai-chat", "openai-responses", "anthropic", "gemini", "ollama", "local"})
+AVAILABLE_DIALECTS = frozenset({"openai-chat", "openai-responses", "anthropic", "gemini", "ollama", "cohere", "local"})
 LOCAL = "local"
 _OLLAMA_PORT = 11434
 
@@ -30,6 +30,9 @@ def discover(
         for name, variable, upstream in _offered(environment, known):
             upstreams[name] = upstream
             origins.update({f"upstreams.{name}.{each}": variable for each in upstream.model_fields_set})
+            address_variable = PRESETS[name].address_variable if upstream.preset else ""
+            if environment.get(address_variable, "").strip():
+                origins[f"upstreams.{name}.base_url"] = address_variable
     if settings.local.enabled and LOCAL not in upstreams:
         upstreams[LOCAL] = UpstreamSettings(dialect="local")
     return replace(configuration, settings=settings.model_copy(update={"upstreams": upstreams}), origins=origins)
@@ -53,12 +56,10 @@ def _completed(
     if not base_url:
         raise InvalidSettings(f"upstreams.{name}: base_url is missing; every user of '{upstream.preset}' has another")
     has_key = upstream.api_key_env or upstream.api_key_file
-    return upstream.model_copy(
-        update={
-            "base_url": base_url,
-            "api_key_env": upstream.api_key_env if has_key else _key_variable(preset, environment),
-        }
-    )
+    key = upstream.api_key_env if has_key else _key_variable(preset, environment)
+    if not has_key and _is_ones_own(preset) and not environment.get(key, "").strip():
+        key = ""  # such a server needs one only if it was told one
+    return upstream.model_copy(update={"base_url": base_url, "api_key_env": key})
 
 
 def _offered(environment: Mapping[str, str], known: frozenset[str]) -> Iterator[tuple[str, str, UpstreamSettings]]:
@@ -87,6 +88,11 @@ def _key_variable(preset: Preset, environment: Mapping[str, str]) -> str:
     return next(is_set, preset.key_variables[0] if preset.key_variables else "")
 
 
+def _is_ones_own(preset: Preset) -> bool:
+    """Whether it is for a server that users run themselves, where they like."""
+    return is_loopback(urlsplit(preset.base_url).hostname or "")
+
+
 def _address(preset: Preset, environment: Mapping[str, str]) -> str:
     """Where the owner of a key has its endpoint. Empty: nobody knows, as with a server of one's own.
 
@@ -95,8 +101,7 @@ def _address(preset: Preset, environment: Mapping[str, str]) -> str:
     """
     said = environment.get(preset.address_variable, "").strip().rstrip("/")
     if not said:
-        is_known = preset.base_url and not is_loopback(urlsplit(preset.base_url).hostname or "")
-        return preset.base_url if is_known else ""
+        return "" if _is_ones_own(preset) else preset.base_url
     if urlsplit(said).scheme not in ("http", "https") or not urlsplit(said).hostname:
         raise InvalidSettings(f"{preset.address_variable}: must be an http or https address (it is '{said}')")
     return said if said.endswith(preset.address_path) else said + preset.address_path

@@ -47,6 +47,8 @@ from midstream_server.upstreams.base import (
 MAX_OUTPUT_BYTES = 3 * 1024 * 1024
 _MAX_METADATA_ENTRIES = 64
 _MAX_FACT_CHARACTERS = 512
+_MAX_METADATA_CHARACTERS = 2048
+"""Of a value: some are sentences, such as the plan of a model that uses tools."""
 _PART_OVERHEAD_BYTES = 64
 """What a part adds to the encoded Run beside its content, at most."""
 
@@ -178,7 +180,7 @@ class LiveRun:
         for name, value in metadata.items():
             name = name[:_MAX_FACT_CHARACTERS]
             if name in self._metadata or len(self._metadata) < _MAX_METADATA_ENTRIES:
-                self._metadata[name] = value[:_MAX_FACT_CHARACTERS]
+                self._metadata[name] = value[:_MAX_METADATA_CHARACTERS]
 
     def _check_budget(self) -> None:
         budget = self._output_budget

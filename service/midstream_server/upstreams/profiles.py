@@ -171,6 +171,13 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             base_url="https://generativelanguage.googleapis.com",
             key_variables=("GOOGLE_API_KEY", "GEMINI_API_KEY"),
         ),
+        # https://docs.cohere.com/reference/about: its clients read these variables, the first as documented.
+        "cohere": Preset(
+            dialect="cohere",
+            base_url="https://api.cohere.com",
+            key_variables=("CO_API_KEY", "COHERE_API_KEY"),
+            address_variable="CO_API_URL",
+        ),
         # https://docs.ollama.com/api/introduction: a server of one's own needs no key, Ollama's own does.
         "ollama": Preset(dialect="ollama", base_url="http://localhost:11434"),
         "ollama-cloud": Preset(dialect="ollama", base_url="https://ollama.com", key_variables=("OLLAMA_API_KEY",)),

@@ -368,7 +368,7 @@ async def test_facts_of_the_upstream_are_kept_within_bounds():
         assert (run.upstream_request_id, run.upstream_model, run.upstream) == ("req-1", "m-2025", "scripted")
         assert run.provider_metadata["tier"] == "default"
         assert run.provider_metadata["midstream.ignored_events"] == "2"
-        assert len(run.provider_metadata["long"]) == 512
+        assert len(run.provider_metadata["long"]) == 2048
         assert len(encode_run(run)) < 128 * 1024
 
 

@@ -1,0 +1,5 @@
+"""The dialect `cohere`."""
+
+from midstream_server.upstreams.cohere.dialect import CohereDialect
+
+__all__ = ["CohereDialect"]
