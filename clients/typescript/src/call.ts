@@ -6,6 +6,8 @@ import { isWatch, type FollowRequest } from "./follower.js";
 import type { RunEvent } from "./gen/midstream/v1/run_pb.js";
 import { errorOfCall } from "./status.js";
 
+const CANCELLED = "the call was cancelled";
+
 /**
  * A call that starts when it is made.
  *
@@ -70,6 +72,7 @@ export class Call {
     const { signal } = this.#controller;
     const begin = performance.now();
     await this.#connected(channel, timeoutMs);
+    if (signal.aborted) throw new ConnectionLost(CANCELLED); // in the very turn in which it was connected
     this.#isSent = true;
     const left =
       timeoutMs === undefined ? {} : { timeoutMs: Math.max(1, Math.ceil(begin + timeoutMs - performance.now())) };
@@ -85,7 +88,7 @@ export class Call {
     let timer: NodeJS.Timeout | undefined;
     try {
       await new Promise<void>((resolve, reject) => {
-        signal.addEventListener("abort", () => reject(new ConnectionLost("the call was cancelled")), { once: true });
+        signal.addEventListener("abort", () => reject(new ConnectionLost(CANCELLED)), { once: true });
         if (timeoutMs !== undefined) timer = setTimeout(() => reject(new DeadlineExceeded()), timeoutMs);
         channel.connect().then(resolve, reject);
       });

@@ -25,11 +25,13 @@ import {
   type WatchOptions,
 } from "./requests.js";
 import { errorOfCall } from "./status.js";
-import { RunStream } from "./stream.js";
+import { RunStream, sleep } from "./stream.js";
 
 const DEFAULT_CANCEL_WAIT_MS = 5_000;
 /** The longest wait of one call. */
 const MAX_WAIT_MS = 60_000;
+/** Between two of them, should the server answer before the wait is over. */
+const MIN_PAUSE_MS = 100;
 /** How often a call that may be repeated is made while the server does not answer it. */
 const MAX_ATTEMPTS = 4;
 
@@ -122,6 +124,7 @@ export class Client implements AsyncDisposable {
       const request = getRequest(runId, view, left === undefined ? undefined : Math.round(left));
       const run = await this.#call((call) => this.#transport.control.service.getRun(request, call), signal, left);
       if (isEnding(run.state) || performance.now() >= deadline) return run;
+      await sleep(Math.min(MIN_PAUSE_MS, deadline - performance.now())); // a server that goes away may answer early
     }
   }
 
@@ -171,7 +174,7 @@ export class Client implements AsyncDisposable {
       const delay = backoffMs(attempt);
       const isWorthIt = error.code === Code.Unavailable && attempt < attempts && performance.now() + delay < deadline;
       if (!isWorthIt) throw error;
-      await new Promise((resolve) => setTimeout(resolve, delay));
+      await sleep(delay);
     }
   }
 

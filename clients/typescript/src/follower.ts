@@ -121,11 +121,12 @@ export class Follower {
 
   /**
    * Takes the run in place of its last event, where that had been received before: `afterSequence` was its end. Returns
-   * whether it is so; otherwise the stream that ended was cut off.
+   * whether it is so; otherwise the stream that ended was cut off. Throws a StreamGapError if that run says another
+   * thing than what was received: a store that fails over may lose what it had told.
    */
   endAt(run: Run): boolean {
     if (!isEnding(run.state) || Number(run.lastSequence) !== this.lastSequence) return false;
-    this.final = run;
+    this.#placed(() => this.#end(run));
     return true;
   }
 
@@ -141,7 +142,7 @@ export class Follower {
     const delay = Math.max(backoffMs(this.#attempt, this.#jitter), error.retryAfterMs ?? 0);
     if (now + delay >= this.#lostTime + this.#resumeMs) throw this.withPlace(error);
     this.#attempt += 1;
-    return delay;
+    return Math.max(0, Math.min(delay, (this.#deadline ?? Infinity) - now)); // the next call then tells of the deadline
   }
 
   /** Takes note of a call that ended. One that was not refused may have started the run, though no event came. */
@@ -188,14 +189,24 @@ export class Follower {
   #take(event: RunEvent, fold: (first: number, sequence: number) => readonly Delta[]): readonly Delta[] {
     const sequence = Number(event.sequence);
     if (sequence <= this.lastSequence) return [];
+    const deltas = this.#placed(() => fold(Number(event.firstSequence) || sequence, sequence));
+    this.lastSequence = sequence;
+    this.#attempt = 0;
+    return deltas;
+  }
+
+  #placed<T>(work: () => T): T {
     try {
-      const deltas = fold(Number(event.firstSequence) || sequence, sequence);
-      this.lastSequence = sequence;
-      this.#attempt = 0;
-      return deltas;
+      return work();
     } catch (error) {
       throw error instanceof StreamGapError ? this.withPlace(error) : error;
     }
+  }
+
+  /** Takes the run as it ended. Throws a StreamGapError if what was received is not what it says. */
+  #end(run: Run): void {
+    this.final = run;
+    this.#message.checkFinal(run.message);
   }
 
   #foldSnapshot({ event }: RunEvent, _first: number, sequence: number): readonly Delta[] {
@@ -211,10 +222,7 @@ export class Follower {
       throw new StreamGapError(`event ${first} came after event ${this.lastSequence}`);
     }
     if (event.case === "started") this.started = event.value;
-    if (event.case === "finished" && event.value.run) {
-      this.final = event.value.run;
-      this.#message.checkFinal(event.value.run.message);
-    }
+    if (event.case === "finished" && event.value.run) this.#end(event.value.run);
     if (event.case !== "delta") return [];
     const folded = this.#message.fold(event.value, first <= this.lastSequence);
     const delta = deltaOf(folded, Math.max(first, this.lastSequence + 1), sequence);

@@ -49,7 +49,7 @@ export function errorOfCall(failure: unknown): MidstreamClientError {
 
 /** The typed error of a run that FAILED. */
 export function errorOfRun(run: Run): RunFailed {
-  const info = detailOf(run, ErrorInfoSchema);
+  const info = detailOf(run, ErrorInfoSchema, (each) => each.domain === DOMAIN);
   return new (RUN_FAILURES.get(info?.reason ?? "") ?? RunFailed)(run, {
     reason: info?.reason,
     code: run.error?.code,
@@ -64,10 +64,14 @@ function classOf(code: Code, info: ErrorInfo | undefined): typeof MidstreamClien
   return code === Code.DeadlineExceeded ? DeadlineExceeded : MidstreamClientError;
 }
 
-function detailOf<Desc extends DescMessage>(run: Run, schema: Desc): MessageShape<Desc> | undefined {
+function detailOf<Desc extends DescMessage>(
+  run: Run,
+  schema: Desc,
+  isOurs: (detail: MessageShape<Desc>) => boolean = () => true,
+): MessageShape<Desc> | undefined {
   for (const detail of run.error?.details ?? []) {
     const unpacked = anyUnpack(detail, schema);
-    if (unpacked) return unpacked;
+    if (unpacked && isOurs(unpacked)) return unpacked;
   }
   return undefined;
 }

@@ -100,6 +100,7 @@ export class RunStream implements AsyncIterable<Delta, undefined>, AsyncDisposab
   /** Starts the call, and does not wait for an answer. The first turn does it, if nobody else did. */
   open(): this {
     if (this.#isOpen) return this;
+    if (this.#isLeft) throw this.#closedError();
     this.#signal?.throwIfAborted();
     this.#isOpen = true;
     this.#startCall();
@@ -216,12 +217,14 @@ export class RunStream implements AsyncIterable<Delta, undefined>, AsyncDisposab
   /** Whether a call that ended, with status OK, before a last event did so because the run was over. */
   async #hasSeenTheEnd(): Promise<boolean> {
     if (this.lastSequence === 0) return false;
+    let run: Run;
     try {
-      return this.#follower.endAt(await this.#control.get(this.runId));
+      run = await this.#uninterrupted(this.#control.get(this.runId));
     } catch (error) {
       if (error instanceof MidstreamClientError) return false; // the next call finds out
       throw error;
     }
+    return this.#follower.endAt(run);
   }
 
   async #lose(error: MidstreamClientError): Promise<void> {
@@ -294,7 +297,8 @@ export class RunStream implements AsyncIterable<Delta, undefined>, AsyncDisposab
   }
 }
 
-function sleep(milliseconds: number, signal?: AbortSignal): Promise<void> {
+/** Waits; an aborted signal ends only what keeps the process alive. */
+export function sleep(milliseconds: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     const timer = setTimeout(resolve, milliseconds);
     signal?.addEventListener("abort", () => clearTimeout(timer), { once: true });

@@ -3,7 +3,6 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { connect, createServer, type AddressInfo, type Server, type Socket } from "node:net";
-import { test, type TestContext } from "node:test";
 
 import { create } from "@bufbuild/protobuf";
 
@@ -13,6 +12,7 @@ import { ConnectionLost, DeadlineExceeded } from "../src/errors.js";
 import { GenerateRequestSchema } from "../src/proto.js";
 import { RUN_ID, textLog } from "./support/events.js";
 import { ScriptedServer } from "./support/scripted-server.js";
+import { test, type TestContext } from "./support/test.js";
 
 const REQUEST = create(GenerateRequestSchema, { runId: RUN_ID });
 const QUICK_PINGS = { pingIntervalMs: 500, pingTimeoutMs: 1_500 };
@@ -81,4 +81,28 @@ test("a call that is cancelled before it is connected is not sent", async (conte
 
   await assert.rejects(call.read(), ConnectionLost);
   assert.equal(call.isInFlight, false);
+});
+
+test("a call that is cancelled while it is being sent is either not sent, or known to be in flight", async (context) => {
+  const server = await ScriptedServer.serving(textLog("a"));
+  server.parkAfter = 1;
+  const channel = new Channel(server.target, false, QUICK_PINGS);
+  context.after(async () => {
+    channel.close();
+    await server[Symbol.asyncDispose]();
+  });
+  await channel.connect();
+  let inFlight = 0;
+
+  for (let turns = 0; turns < 40; turns += 1) {
+    const call = new Call(channel, REQUEST, undefined, {});
+    for (let turn = 0; turn < turns; turn += 1) await Promise.resolve();
+    if (call.isInFlight) inFlight += 1;
+    call.cancel();
+    await assert.rejects(call.read(), ConnectionLost);
+  }
+  for (let index = 0; index < 3; index += 1) await channel.service.listModels({}); // what was sent has come by then
+
+  assert.ok(server.requests.length <= inFlight, `${server.requests.length} came, ${inFlight} were known`);
+  assert.ok(inFlight > 0 && inFlight < 40, `${inFlight} of 40`);
 });

@@ -3,11 +3,12 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { after, before, test } from "node:test";
+import { after, before } from "node:test";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 
 import { ended, listening, realServer } from "./support/real-server.js";
+import { test } from "./support/test.js";
 
 const MODEL = "sim/count-1000-100";
 const readme = new URL("readme/", import.meta.url);
@@ -35,7 +36,10 @@ function target(): string {
 
 async function output(file: URL): Promise<string> {
   const env = { ...process.env, MIDSTREAM_TARGET: target(), MIDSTREAM_MODEL: MODEL };
-  const { stdout, stderr } = await promisify(execFile)(process.execPath, [fileURLToPath(file)], { env });
+  const { stdout, stderr } = await promisify(execFile)(process.execPath, [fileURLToPath(file)], {
+    env,
+    timeout: 20_000,
+  });
   assert.equal(stderr, "");
   return stdout;
 }

@@ -2,7 +2,6 @@
 
 import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
-import { test, type TestContext } from "node:test";
 
 import { create, equals } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
@@ -21,6 +20,7 @@ import {
 import { RunSchema, type RunEvent } from "../src/proto.js";
 import { RUN_ID, textLog } from "./support/events.js";
 import { refusal, ScriptedServer } from "./support/scripted-server.js";
+import { test, type TestContext } from "./support/test.js";
 
 const LOG = textLog("Hel", "lo", " wörld", "!");
 const TEXT = "Hello wörld!";
@@ -238,7 +238,8 @@ test("a stream that ends before the run is resumed", async (context) => {
 
   const turn = run.next();
   await server.until(() => server.requests.length > 1);
-  server.run = create(RunSchema, { state: RunState.CANCELLED, lastSequence: 3n });
+  const part = { case: "text", value: { text: "Hello" } } as const;
+  server.run = create(RunSchema, { state: RunState.CANCELLED, lastSequence: 3n, message: { parts: [{ part }] } });
 
   assert.deepEqual(await turn, { done: true, value: undefined });
   assert.equal((await run.result()).state, RunState.CANCELLED);
@@ -253,6 +254,51 @@ test("a gap is told, and stops the run", async (context) => {
   await assert.rejects(read(client.generate("a/b", "hi", RUN)), StreamGapError);
 
   assert.equal(server.cancels.length, 1);
+});
+
+test("an ending that does not hold what was received is told, though the sequence is right", async (context) => {
+  const { server, client } = await made(context, LOG.slice(0, 3));
+  const part = { case: "text", value: { text: "Goodbye" } } as const;
+  server.run = create(RunSchema, { state: RunState.FAILED, lastSequence: 3n, message: { parts: [{ part }] } });
+
+  await assert.rejects(read(client.generate("a/b", "hi", RUN)), (error) => {
+    assert.ok(error instanceof StreamGapError);
+    assert.deepEqual([error.runId, error.lastSequence], [RUN_ID, 3]);
+    return true;
+  });
+});
+
+test("an abort does not wait for the answer to whether the run has ended", async (context) => {
+  const { server, client } = await made(context, LOG.slice(0, 3));
+  server.holdsGets = true;
+  const controller = new AbortController();
+  const reading = read(client.generate("a/b", "hi", { ...RUN, signal: controller.signal }));
+  await server.until(() => server.heldGets === 1);
+
+  controller.abort(new Error("stop pressed"));
+
+  await assert.rejects(reading, /stop pressed/);
+  assert.equal(server.cancels.length, 1);
+});
+
+test("a stream that was closed before it was opened sends nothing", async (context) => {
+  const { server, client } = await made(context);
+  const run = client.generate("a/b", "hi", RUN);
+  await run.close();
+
+  assert.throws(() => run.open(), StreamClosed);
+  await assert.rejects(run.next(), StreamClosed);
+  assert.equal(server.requests.length, 0);
+});
+
+test("a wait for an ending does not hurry a server that answers early", async (context) => {
+  const { server, client } = await made(context);
+  server.run = create(RunSchema, { state: RunState.RUNNING });
+
+  const run = await client.get(RUN_ID, { waitMs: 250 });
+
+  assert.equal(run.state, RunState.RUNNING);
+  assert.ok(server.gets >= 2 && server.gets <= 5, `${server.gets} calls`);
 });
 
 test("turns that are asked for at once are taken in order", async (context) => {

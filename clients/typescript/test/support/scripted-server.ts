@@ -21,6 +21,8 @@ import {
   type RunEvent,
 } from "../../src/proto.js";
 
+const UNTIL_MS = 10_000;
+
 export function refusal(code: Code, reason: string): ConnectError {
   return new ConnectError("refused", code, undefined, [
     { desc: ErrorInfoSchema, value: { reason, domain: "midstream.v1" } },
@@ -42,6 +44,11 @@ export class ScriptedServer implements AsyncDisposable {
   left = 0;
   /** What GetRun answers. */
   run: Run = create(RunSchema);
+  /** How many calls of GetRun came. */
+  gets = 0;
+  /** GetRun does not answer; so many calls of it wait. */
+  holdsGets = false;
+  heldGets = 0;
   /** The sockets' remote ports, by method. */
   readonly ports = new Map<string, Set<number>>();
   readonly #log: readonly RunEvent[];
@@ -88,9 +95,17 @@ export class ScriptedServer implements AsyncDisposable {
     return this.#sessions.size;
   }
 
-  /** Waits until something is so; it is asked after every change. */
+  /** Waits until something is so; it is asked after every change. Throws, with what it waited for, after 10 s. */
   async until(isSo: () => boolean): Promise<void> {
-    while (!isSo()) await new Promise<void>((resolve) => this.#changed.push(resolve));
+    let late: NodeJS.Timeout | undefined;
+    const limit = new Promise<never>((_, reject) => {
+      late = setTimeout(() => reject(new Error(`not so within ${UNTIL_MS / 1000} s: ${isSo}`)), UNTIL_MS);
+    });
+    try {
+      while (!isSo()) await Promise.race([new Promise<void>((resolve) => this.#changed.push(resolve)), limit]);
+    } finally {
+      clearTimeout(late);
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -142,8 +157,11 @@ export class ScriptedServer implements AsyncDisposable {
         this.#admit(context);
         return create(CancelResponseSchema, { outcome: 2, run: this.run });
       },
-      getRun: (_request, context) => {
+      getRun: async (_request, context) => {
+        this.gets += 1;
+        if (this.holdsGets) this.heldGets += 1;
         this.#admit(context);
+        if (this.holdsGets) await once(context.signal, "abort");
         return this.run;
       },
       listRuns: (request, context) => {
