@@ -68,6 +68,17 @@ class SharedRuns(MemoryRunStore):
         """The entries of a run."""
         return list(self._runs[run_key(run_id)].log)
 
+    def lose(self, *run_ids: str) -> None:
+        """A failover of the shard that has these runs, and nothing else."""
+        for run_id in run_ids:
+            del self._runs[run_key(run_id)]
+        self.generation += 1
+
+    def lose_conversations(self) -> None:
+        """A failover of the shards that have the conversations, and no run."""
+        self._conversations.clear()
+        self.generation += 1
+
     def copy(self) -> Callable[[], None]:
         """A copy as it is now; calling it is a failover to the copy: what was acknowledged since is lost."""
         runs = {key: type(stored)(stored.record, list(stored.log)) for key, stored in self._runs.items()}
@@ -107,7 +118,18 @@ class ReplicaStore(MemoryRunStore):
             for record in self._shared.records()
             if record.phase is RecordPhase.LIVE and record.owner == owner and record.intent is not None
         }
-        return Heartbeat(intents=intents, generation=str(self._shared.generation))
+        live = [record for record in self._shared.records() if record.phase is RecordPhase.LIVE]
+        return Heartbeat(
+            intents=intents,
+            generation=str(self._shared.generation),
+            owned=[record.key for record in live if record.owner == owner],
+            claims=[
+                LostClaim(key=record.key, claim_id=claim_id)
+                for record in live
+                for claim_id, replica in record.claims.items()
+                if replica == owner
+            ],
+        )
 
     async def retire(self, owner: str) -> None:
         self._shared.leave(owner)

@@ -16,7 +16,7 @@ from redis.crc import key_slot
 from contract.store_cases import KEY, OWNER, append, record_of, seal, start_run, valkey_server, whole_log
 from midstream_server.errors import InvalidSettings, StoreUnavailable
 from midstream_server.model import RunKey
-from midstream_server.stores import valkey_connection, valkey_shard
+from midstream_server.stores import valkey_client, valkey_connection, valkey_shard
 from midstream_server.stores.base import RecordPhase
 from midstream_server.stores.valkey import ValkeyRunStore
 from midstream_server.stores.valkey_rows import BUCKET_KEYS, bucket_number, run_name
@@ -294,8 +294,8 @@ async def test_primary_that_was_demoted_is_left_for_the_new_one():
 # --- Clusters --------------------------------------------------------------------------------------------------------
 
 
-async def test_cluster_goes_on_when_a_primary_dies_and_when_a_slot_moves():
-    """Its replica takes over; a slot that is being moved answers from both of its servers."""
+async def test_cluster_goes_on_when_a_primary_dies_and_when_a_slot_moves(monkeypatch):
+    """Its replica takes over; of a slot that is being moved nothing is told or changed until it has moved."""
     with cluster_servers(3, 1) as servers:
         keys = [RunKey("default", f"run-{number}") for number in range(30)]
         async with opened(servers[1].url) as store:
@@ -308,6 +308,7 @@ async def test_cluster_goes_on_when_a_primary_dies_and_when_a_slot_moves():
             results = await insist(lambda: store.append([append(1, b"a", key=key) for key in keys]))
 
             assert all(result.accepted for result in results)
+            monkeypatch.setattr(valkey_client, "PAUSE_SECONDS", 0.001)
             await _move_slot_of(keys[0], servers[1:], store)
             for key in keys:
                 assert (await store.seal(seal(3 if key == keys[0] else 2, key=key))).accepted
@@ -315,7 +316,7 @@ async def test_cluster_goes_on_when_a_primary_dies_and_when_a_slot_moves():
 
 
 async def _move_slot_of(key: RunKey, servers: list[ValkeyServer], store: ValkeyRunStore) -> None:
-    """Moves the slot of a run to another primary, and appends at each step."""
+    """Moves the slot of a run to another primary, key by key, and tries at each step what would split the run."""
     slot = key_slot(BUCKET_KEYS[bucket_number(run_name(key))])
     primaries = [server for server in servers if server.info("role") == "master"]
     source = next(server for server in primaries if server.execute("CLUSTER COUNTKEYSINSLOT", slot))
@@ -323,11 +324,15 @@ async def _move_slot_of(key: RunKey, servers: list[ValkeyServer], store: ValkeyR
     names = {server: server.execute("CLUSTER MYID").decode() for server in primaries}
     target.execute("CLUSTER SETSLOT", slot, "IMPORTING", names[source])
     source.execute("CLUSTER SETSLOT", slot, "MIGRATING", names[target])
-    for each in source.execute("CLUSTER GETKEYSINSLOT", slot, 1000):
-        source.execute("MIGRATE", HOST, target.port, each, 0, 1000)
-
-    assert (await store.append([append(2, b"asked", key=key)]))[0].accepted
+    for each in (None, *source.execute("CLUSTER GETKEYSINSLOT", slot, 1000)):
+        if each is not None:
+            source.execute("MIGRATE", HOST, target.port, each, 0, 1000)
+        for attempt in (lambda: store.start(start_run(key)), lambda: store.append([append(2, b"moved", key=key)])):
+            with pytest.raises(StoreUnavailable, match="being moved"):
+                await attempt()
+    assert (await store.heartbeat(OWNER)).generation
 
     for server in (target, source):
         server.execute("CLUSTER SETSLOT", slot, "NODE", names[target])
-    assert (await whole_log(store, key)) == [b"started", b"a", b"asked"]
+    assert (await store.append([append(2, b"moved", key=key)]))[0].accepted
+    assert (await whole_log(store, key)) == [b"started", b"a", b"moved"]

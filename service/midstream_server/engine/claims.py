@@ -5,13 +5,13 @@ can hold one (`RunStore.exclusive`); otherwise the store's answer to the release
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from midstream_server.clock import Clock
 from midstream_server.engine.live_run import LiveRun
-from midstream_server.engine.restorer import Restorer
+from midstream_server.engine.restorer import Restorer, in_parts
 from midstream_server.engine.store_guard import StoreGuard
 from midstream_server.engine.tasks import TaskKeeper
 from midstream_server.model import CancelIntent, CancelReason, DetachAction, DetachPolicy, Instant, RunKey
@@ -117,12 +117,20 @@ class ClaimKeeper:
 
     async def reclaim(self) -> None:
         """Adds again what this process holds: others may have released it for dead, or the store have lost it."""
-        for key, claim_ids in tuple(self._counted.items()):
-            for claim_id in tuple(claim_ids):
-                if claim_id in self._counted.get(key, ()):
-                    await self._guard.insist(partial(self._store.claim, key, claim_id, self._replica))
-                if claim_id not in self._counted.get(key, ()):
-                    await self.release_lost(LostClaim(key=key, claim_id=claim_id))  # it left meanwhile
+        held = [LostClaim(key=key, claim_id=each) for key, claim_ids in self._counted.items() for each in claim_ids]
+        await in_parts(held, self._reclaim)
+
+    async def _reclaim(self, claim: LostClaim) -> None:
+        if claim.claim_id in self._counted.get(claim.key, ()):
+            await self._guard.insist(partial(self._store.claim, claim.key, claim.claim_id, self._replica))
+        if claim.claim_id not in self._counted.get(claim.key, ()):
+            await self.release_lost(claim)  # it left meanwhile
+
+    def let_go(self, told: Iterable[LostClaim]) -> None:
+        """Releases those of these that no stream here holds, though the store has them as ours."""
+        for lost in told:
+            if lost.claim_id not in self._counted.get(lost.key, ()):
+                self._tasks.spawn(self.release_lost(lost), f"release {lost.key.run_id}")
 
     async def release_lost(self, lost: LostClaim) -> None:
         """Releases a claim whose replica is gone; `on_detach` applies."""
@@ -136,7 +144,8 @@ class ClaimKeeper:
                 record = await self._store.get(key)
                 if record is not None and record.phase is RecordPhase.LIVE and record.detach_time is not None:
                     reason = record.detach_reason or CancelReason.CLIENT_GONE
-                    self._start_grace(key, record.on_detach, reason, record.detach_time)
+                    # By our own clock, from now on: it was another one that set the end.
+                    self._start_grace(key, record.on_detach, reason, record.detach_time, is_ours=False)
 
     def close(self) -> None:
         """Stops all clocks, and starts none any more."""
@@ -185,10 +194,13 @@ class ClaimKeeper:
         if await self._store.claim(claim.key, claim.claim_id, self._replica) is not None:
             await self._store.release(claim.key, claim.claim_id, claim.reason, now)
 
-    def _start_grace(self, key: RunKey, policy: DetachPolicy, reason: CancelReason, end: Instant) -> None:
+    def _start_grace(
+        self, key: RunKey, policy: DetachPolicy, reason: CancelReason, end: Instant, *, is_ours: bool = True
+    ) -> None:
         self._stop_grace(key)
-        # Whoever set the end may have another clock: never longer than the whole grace.
-        seconds = min(policy.grace_seconds, max(0.0, (end - self._clock.now()) / 1e9))
+        left = max(0.0, (end - self._clock.now()) / 1e9)
+        # Clocks jump: never longer than the whole grace.
+        seconds = min(policy.grace_seconds, left) if is_ours else policy.grace_seconds
         self._grace[key] = asyncio.get_running_loop().call_later(seconds, self._end_grace, key, reason, end)
 
     def _stop_grace(self, key: RunKey) -> None:

@@ -126,6 +126,12 @@ class Turn:
         self._clock = clock
         self._run = run
         self._predecessors = predecessors
+        self._intent = CancelIntent(
+            reason=CancelReason.SUPERSEDED,
+            requested_by=SUPERSEDED_BY,
+            request_time=clock.now(),
+            superseded_by_run_id=run.key.run_id,
+        )
 
     async def wait(self) -> None:
         """Returns when all of them have ended; with SUPERSEDE it stops them first. A cancel leaves them stopped."""
@@ -138,27 +144,25 @@ class Turn:
                 self._run.superseded_run_ids.remove(run_id)
 
     async def _supersede(self) -> None:
-        intent = CancelIntent(
-            reason=CancelReason.SUPERSEDED,
-            requested_by=SUPERSEDED_BY,
-            request_time=self._clock.now(),
-            superseded_by_run_id=self._run.key.run_id,
-        )
-        elsewhere = [member for member in self._predecessors if not self._supersede_here(member, intent)]
+        elsewhere = [member for member in self._predecessors if not self._supersede_here(member)]
         for member in self._predecessors:
-            result = await self._guard.insist(partial(self._directory.ask_to_stop, member, intent))
-            if member in elsewhere and result.record is not None and result.record.intent == intent:
-                self._run.superseded_run_ids.append(member.run_id)
+            await self._ask_to_stop(member, is_elsewhere=member in elsewhere)
 
-    def _supersede_here(self, member: RunKey, intent: CancelIntent) -> bool:
+    def _supersede_here(self, member: RunKey) -> bool:
         """Stops a run of this process at once. Each names the other, or, if it was stopped otherwise, neither does."""
         run = self._directory.live.get(member)
         if run is None:
             return False
-        run.stop(intent)
-        if run.verdict.intent is intent:
+        run.stop(self._intent)
+        if run.verdict.intent is self._intent:
             self._run.superseded_run_ids.append(member.run_id)
         return True
+
+    async def _ask_to_stop(self, member: RunKey, *, is_elsewhere: bool) -> None:
+        result = await self._guard.insist(partial(self._directory.ask_to_stop, member, self._intent))
+        names, record = self._run.superseded_run_ids, result.record
+        if is_elsewhere and record is not None and record.intent == self._intent and member.run_id not in names:
+            names.append(member.run_id)
 
     async def _is_superseded(self, run_id: str) -> bool:
         """Whether it was this run that ended it: the intent of another replica's may have come too late."""
@@ -169,8 +173,25 @@ class Turn:
         return summary_run(record).superseded_by_run_id == self._run.key.run_id
 
     async def _end_of(self, member: RunKey) -> None:
+        """Returns when it has ended, or the store does not know it for so long that its owner is gone as well."""
+        loop, unknown_since = asyncio.get_running_loop(), None
         while True:
             try:
-                return await self._directory.wait_for_end(member, None)
+                await self._directory.wait_for_end(member, None)
+                if self._directory.store.exclusive:
+                    return
+                record = await self._directory.store.get(member)
             except StoreUnavailable:
                 await asyncio.sleep(RETRY_SECONDS)
+                continue
+            if record is not None and record.phase is not RecordPhase.LIVE:
+                return
+            if record is None and unknown_since is None:
+                unknown_since = loop.time()
+            elif record is None and loop.time() - (unknown_since or 0.0) >= UNKNOWN_SECONDS:
+                return
+            elif record is not None and unknown_since is not None:
+                unknown_since = None  # it was put back, maybe without what it had been told
+                if self._run.spec.on_conflict is ConversationPolicy.SUPERSEDE:
+                    await self._ask_to_stop(member, is_elsewhere=True)
+            await asyncio.sleep(LONGEST_PAUSE_SECONDS)

@@ -50,6 +50,8 @@ class Lease:
     ) -> None:
         self.on_doubt: Callable[[bool], Awaitable[None]] = _no_doubt
         """Looks for every live run in the store, after a lapse, and when the store may have lost something (True)."""
+        self.on_told: Callable[[Heartbeat], None] = lambda beat: None
+        """Told what the store says at each heartbeat."""
         self._store = store
         self._guard = guard
         self._tasks = tasks
@@ -107,6 +109,10 @@ class Lease:
             while not await self._beat():
                 await self._pause(self._terms.heartbeat_seconds / RETRIES_PER_HEARTBEAT)
 
+    async def confirm(self) -> bool:
+        """Renews out of turn, so that `steady_seconds` is of now. False: the store did not take it."""
+        return await self._beat()
+
     def doubt(self, *, is_loss: bool = True) -> None:
         """What is live here must be looked for in the store; with `is_loss` what ended here lately, too."""
         if not self._is_shared:
@@ -148,6 +154,7 @@ class Lease:
             run = self._live.get(key)
             if run is not None:
                 run.stop(intent)
+        self.on_told(beat)
         is_other_store = beat.generation != self._generation
         self._generation = beat.generation
         self._note_steady(is_steady=self._is_steady and not is_late and not is_other_store)

@@ -7,6 +7,7 @@ store, everything that it may have lost.
 """
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 
 import structlog
@@ -25,7 +26,7 @@ from midstream_server.engine.tails import Tails
 from midstream_server.engine.tasks import TaskKeeper
 from midstream_server.errors import StoreUnavailable
 from midstream_server.model import CancelIntent, RunKey
-from midstream_server.stores.base import RunStore
+from midstream_server.stores.base import Heartbeat, RunRecord, RunStore
 
 SERVER_ENDED_CLAIM_SECONDS = 10.0
 """How long a stream that the server ended keeps its claim, so that its client can come back."""
@@ -57,6 +58,7 @@ class Replica:
         self.restorer.on_loss = self.lease.doubt
         self.restorer.claims_of = self.claims.known
         self.lease.on_doubt = self._look_for_runs
+        self.lease.on_told = self._let_go
         store.listen(self)
 
     async def open(self) -> None:
@@ -104,9 +106,17 @@ class Replica:
         if run is not None:
             run.stop(intent)
 
-    def _orphan_sealed(self, key: RunKey) -> None:
-        self.tails.wake(key)
-        self.restorer.remember(partial(self._sweeper.look_again, key))
+    def _orphan_sealed(self, record: RunRecord, entries: Sequence[bytes]) -> None:
+        self.tails.wake(record.key)
+        self.restorer.keep_sealed(record, entries)
+        self.restorer.remember(partial(self._sweeper.look_again, record.key))
+
+    def _let_go(self, beat: Heartbeat) -> None:
+        """What the store has as ours, and nobody here knows of: written long after we had given it up."""
+        for key in beat.owned:
+            if not self.directory.is_here(key):
+                self._sweeper.adopt(key)
+        self.claims.let_go(beat.claims)
 
     # --- doubts ---------------------------------------------------------------------------------------------------
 
@@ -115,6 +125,7 @@ class Replica:
         await self.claims.reclaim()
         self.tails.wake_all()
         if is_loss:
+            await self.restorer.rejoin()
             await self.restorer.repeat()
             self._tasks.spawn(self._repeat_later(), "repeat")
 

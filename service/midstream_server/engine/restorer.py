@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import structlog
 
@@ -23,6 +24,9 @@ MAX_KEPT_BYTES = 64 * 1024 * 1024
 MAX_KEPT_WRITES = 10_000
 MAX_ATTEMPTS = 5
 """How often a run is put back that the store goes on to lack, before it is given up."""
+AT_ONCE = 20
+
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -50,6 +54,14 @@ class _Write:
     written_at: float
     again: Callable[[], Awaitable[object]]
     is_late: bool
+
+
+async def in_parts(items: Iterable[T], work: Callable[[T], Awaitable[object]]) -> None:
+    """Does work for each of many, a few at a time: one by one they would take as many turns of the store."""
+    rest = list(items)
+    while rest:
+        part, rest = rest[:AT_ONCE], rest[AT_ONCE:]
+        await asyncio.gather(*map(work, part))
 
 
 class Restorer:
@@ -86,6 +98,15 @@ class Restorer:
         if self._is_shared:
             self._writes.append(_Write(asyncio.get_running_loop().time(), write, is_late))
 
+    def keep_sealed(self, record: RunRecord, entries: Sequence[bytes]) -> None:
+        """A run that nobody drove was sealed from here, with these entries."""
+        if not self._is_shared:
+            return
+        log = RunLog()
+        log.publish(entries)
+        log.publish(())  # what was published last is held twice
+        self._keep(log, record, ())
+
     # --- a live run -----------------------------------------------------------------------------------------------
 
     async def append(self, run: LiveRun, command: Append) -> AppendResult:
@@ -108,7 +129,7 @@ class Restorer:
             await self.restore(run)
             result = await self._guard.insist(lambda: self._store.seal(command))
         if result.accepted and result.record is not None and self._is_shared:
-            self._keep(run, result.record, unframe(command.entries))
+            self._keep(run.output.log, result.record, unframe(command.entries))
         return result
 
     async def restore(self, run: LiveRun) -> None:
@@ -132,6 +153,11 @@ class Restorer:
             await self._rejoin(record)
         _log.warning("run.restored", run_id=run.key.run_id, tenant=run.key.tenant, is_restored=is_restored)
 
+    async def rejoin(self) -> None:
+        """Takes the places of all live runs in their conversations again: these may be lost while the runs are not."""
+        records = [record for record in self._created.values() if record.conversation_id]
+        await in_parts(records, self._rejoin)
+
     async def _rejoin(self, record: RunRecord) -> None:
         tenant, run_id = record.key.tenant, record.key.run_id
         await self._guard.insist(
@@ -143,11 +169,9 @@ class Restorer:
     async def repeat(self, *, is_late: bool = False) -> None:
         """Puts back what ended here within the last minute, and writes again what was written in it."""
         self._drop_old()
-        for ended in tuple(self._ended):
-            await self._restore_ended(ended)
-        for write in tuple(self._writes):
-            if is_late or not write.is_late:
-                await self._guard.insist(write.again)
+        await in_parts(self._ended, self._restore_ended)
+        writes = [write.again for write in self._writes if is_late or not write.is_late]
+        await in_parts(writes, self._guard.insist)
 
     async def _restore_ended(self, ended: _Ended) -> None:
         record = ended.record
@@ -158,8 +182,7 @@ class Restorer:
         is_restored = await self._guard.insist(lambda: self._store.restore(record, entries))
         _log.info("run.resealed", run_id=record.key.run_id, tenant=record.key.tenant, is_restored=is_restored)
 
-    def _keep(self, run: LiveRun, record: RunRecord, last_entries: Sequence[bytes]) -> None:
-        log = run.output.log
+    def _keep(self, log: RunLog, record: RunRecord, last_entries: Sequence[bytes]) -> None:
         size = log.size + sum(map(len, last_entries))
         now = asyncio.get_running_loop().time()
         self._ended.append(_Ended(now, record, log, last_entries, size))

@@ -219,7 +219,8 @@ class RunStarter:
         is_here = self._directory.is_here(key)
         if record is not None and record.phase is RecordPhase.LIVE:
             if record.owner == self._replica and not is_here:
-                await seal_orphan(self._store, key, self._replica, self._clock)
+                keep = self._services.restorer.keep_sealed
+                await seal_orphan(self._store, key, self._replica, self._clock, keep)
                 self._directory.tails.wake(key)
         elif conversation_id and (record is not None or not is_here):
             # One that has ended leaves even while another start asks for it: that one will not have joined.

@@ -1,5 +1,6 @@
 """Runs as the store tells them: ended ones, those of other processes, and those whose process died."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import structlog
@@ -20,7 +21,7 @@ from midstream_server.model import (
     Usage,
     UsageSource,
 )
-from midstream_server.stores.base import RecordPhase, RunRecord, RunStore, Seal, frame
+from midstream_server.stores.base import RecordPhase, RunRecord, RunStore, Seal, frame, unframe
 
 REMEMBER_SECONDS = 24 * 3600.0
 """How long the id of a run whose content was deleted stays taken."""
@@ -107,15 +108,28 @@ async def seal_orphans(store: RunStore, owner: str, clock: Clock) -> int:
     return sealed
 
 
-async def seal_orphan(store: RunStore, key: RunKey, owner: str, clock: Clock) -> int:
-    """Ends a run that nobody drives, from its log. How many that were: 0 if it had ended, or found another owner."""
+async def seal_orphan(
+    store: RunStore,
+    key: RunKey,
+    owner: str,
+    clock: Clock,
+    on_sealed: Callable[[RunRecord, Sequence[bytes]], None] | None = None,
+) -> int:
+    """Ends a run that nobody drives, from its log. How many that were: 0 if it had ended, or found another owner.
+
+    `on_sealed` is told of its record and its whole log.
+    """
     seen = await store.get(key)
     if seen is None or seen.phase is not RecordPhase.LIVE:
         return 0
     record = await store.take_over(key, owner, seen.epoch)
     while record is not None:
-        result = await store.seal(await _seal_from_log(store, record, clock))
+        entries: list[bytes] = []
+        command = await _seal_from_log(store, record, clock, entries)
+        result = await store.seal(command)
         if result.accepted:
+            if on_sealed is not None and result.record is not None:
+                on_sealed(result.record, [*entries, *unframe(command.entries)])
             return 1
         # An intent that came meanwhile decides; it is the only thing that a live run of this epoch can have got.
         later = result.record
@@ -124,8 +138,8 @@ async def seal_orphan(store: RunStore, key: RunKey, owner: str, clock: Clock) ->
     return 0
 
 
-async def _seal_from_log(store: RunStore, record: RunRecord, clock: Clock) -> Seal:
-    run = await _ended_from_log(store, record, clock)
+async def _seal_from_log(store: RunStore, record: RunRecord, clock: Clock, entries: list[bytes]) -> Seal:
+    run = await _ended_from_log(store, record, clock, entries)
     assert run.end_time is not None, "an ended run has its times"
     assert run.expire_time is not None, "an ended run has its times"
     return Seal(
@@ -144,8 +158,8 @@ async def _seal_from_log(store: RunStore, record: RunRecord, clock: Clock) -> Se
     )
 
 
-async def _ended_from_log(store: RunStore, record: RunRecord, clock: Clock) -> Run:
-    message = await _fold_log(store, record)
+async def _ended_from_log(store: RunStore, record: RunRecord, clock: Clock, entries: list[bytes]) -> Run:
+    message = await _fold_log(store, record, entries)
     intent, end_time = record.intent, max(clock.now(), record.create_time)
     return replace(
         decode_run(record.summary),
@@ -163,7 +177,8 @@ async def _ended_from_log(store: RunStore, record: RunRecord, clock: Clock) -> R
     )
 
 
-async def _fold_log(store: RunStore, record: RunRecord) -> MessageAccumulator:
+async def _fold_log(store: RunStore, record: RunRecord, entries: list[bytes] | None = None) -> MessageAccumulator:
+    """The message of a log; with `entries`, they are added to these."""
     accumulator = MessageAccumulator()
     sequence = 0
     while sequence < record.last_sequence:
@@ -171,8 +186,11 @@ async def _fold_log(store: RunStore, record: RunRecord) -> MessageAccumulator:
         if not page.entries:
             break
         # The log may have grown since the record was read: what it does not cover is for those who read on.
-        for delta in read_deltas(page.entries[: record.last_sequence - sequence]):
+        wanted = page.entries[: record.last_sequence - sequence]
+        for delta in read_deltas(wanted):
             accumulator.add(delta)
+        if entries is not None:
+            entries += wanted
         sequence += len(page.entries)
     return accumulator
 

@@ -21,7 +21,7 @@ from midstream_server.engine.lease import Lease, LeaseTerms
 from midstream_server.engine.stored_run import seal_orphan
 from midstream_server.errors import StoreUnavailable
 from midstream_server.model import RunKey
-from midstream_server.stores.base import LostClaim, RunStore
+from midstream_server.stores.base import LostClaim, RunRecord, RunStore
 
 HURRY_SECONDS = 0.25
 ORPHANS_PER_SWEEP = 100
@@ -45,7 +45,8 @@ class Sweeper:
         terms: LeaseTerms,
         keep_claims_seconds: float,
     ) -> None:
-        self.on_sealed: Callable[[RunKey], None] = lambda key: None
+        self.on_sealed: Callable[[RunRecord, Sequence[bytes]], None] = lambda record, entries: None
+        """Told of a run that was sealed here, with its whole log."""
         self._store = store
         self._clock = clock
         self._lease = lease
@@ -116,14 +117,24 @@ class Sweeper:
             return
 
     async def _sweep_orphans(self) -> None:
-        found = await self._store.orphans(self._terms.replica, ORPHANS_PER_SWEEP)
-        # Each begins at its own place, so that several replicas do not all want the same one.
-        start = round(_share(self._terms.replica) * len(found))
-        keys = [*await self._half_sealed(), *found[start:], *found[:start]]
-        while keys:
-            results = await asyncio.gather(*map(self._seal, keys[:ORPHANS_AT_ONCE]), return_exceptions=True)
-            _raise_first(results)
-            keys = keys[ORPHANS_AT_ONCE:]
+        is_full = True
+        while is_full:
+            found = await self._store.orphans(self._terms.replica, ORPHANS_PER_SWEEP)
+            if found and not (await self._lease.confirm() and self._is_calm()):
+                return  # a store that fell behind since the last heartbeat lacks what the living wrote last
+            # Each begins at its own place, so that several replicas do not all want the same one.
+            start = round(_share(self._terms.replica) * len(found))
+            sealed = 0
+            keys = [*await self._half_sealed(), *found[start:], *found[:start]]
+            while keys:
+                results = await asyncio.gather(*map(self._seal, keys[:ORPHANS_AT_ONCE]), return_exceptions=True)
+                sealed += _sum(results)
+                keys = keys[ORPHANS_AT_ONCE:]
+            is_full = len(found) == ORPHANS_PER_SWEEP and sealed > 0
+
+    def adopt(self, key: RunKey) -> None:
+        """The store has a live run as ours that nobody drives here."""
+        self._begun.add(key)
 
     async def look_again(self, key: RunKey) -> None:
         """A run that was sealed here may be ours again: the store has lost something."""
@@ -136,10 +147,10 @@ class Sweeper:
                 self._begun.discard(key)
         return tuple(self._begun)
 
-    async def _seal(self, key: RunKey) -> None:
+    async def _seal(self, key: RunKey) -> int:
         self._begun.add(key)
         try:
-            sealed = await seal_orphan(self._store, key, self._terms.replica, self._clock)
+            sealed = await seal_orphan(self._store, key, self._terms.replica, self._clock, self.on_sealed)
         except StoreUnavailable:
             raise
         except Exception:
@@ -148,7 +159,7 @@ class Sweeper:
         self._begun.discard(key)
         if sealed:
             _log.info("orphan.sealed", run_id=key.run_id, tenant=key.tenant)
-            self.on_sealed(key)
+        return sealed
 
     async def _sweep_claims(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -164,7 +175,10 @@ def _share(replica: str) -> float:
     return zlib.crc32(replica.encode()) / 2**32
 
 
-def _raise_first(results: Sequence[BaseException | None]) -> None:
+def _sum(results: Sequence[int | BaseException]) -> int:
+    total = 0
     for result in results:
-        if result is not None:
+        if isinstance(result, BaseException):
             raise result
+        total += result
+    return total

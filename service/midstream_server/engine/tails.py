@@ -15,7 +15,7 @@ import structlog
 from midstream_server.engine.broadcast import Broadcast
 from midstream_server.engine.tasks import TaskKeeper
 from midstream_server.errors import Draining, MidstreamError, RunExpired, RunNotFound, StoreUnavailable
-from midstream_server.model import CancelIntent, RunKey, RunState
+from midstream_server.model import CancelIntent, Instant, RunKey, RunState
 from midstream_server.stores.base import RecordPhase, RunRecord, RunStore
 
 WINDOW_BYTES = 256 * 1024
@@ -49,6 +49,7 @@ class Tail:
         self._window: deque[bytes] = deque()
         self._window_bytes = 0
         self._is_begun = False
+        self._create_time: Instant | None = None
         self._moved = asyncio.Event()
         self._pause = POLL_SECONDS
         self._failing_since: float | None = None
@@ -124,9 +125,14 @@ class Tail:
         if record is None or record.phase is RecordPhase.EXPIRED:
             self._lose(record)
             return
-        if self._has_shrunk(record):
-            self._shrink(record)
+        if self._is_begun and record.create_time != self._create_time:
+            # Lost by a failover and begun anew under the same id: nothing that was seen is of this one.
+            self._create_time = record.create_time
+            self._shrink(0)
+        elif self._has_shrunk(record):
+            self._shrink(record.last_sequence - (record.phase is RecordPhase.SEALED))
         if not self._is_begun:
+            self._create_time = record.create_time
             self._is_begun, self.last_sequence = True, _beginning(record)
             self.changed.fire()
         while self.last_sequence < record.last_sequence:
@@ -158,8 +164,7 @@ class Tail:
         # A run that was live with so much in its log cannot have ended with no more.
         return record.phase is RecordPhase.SEALED and record.last_sequence == self.last_sequence
 
-    def _shrink(self, record: RunRecord) -> None:
-        kept = record.last_sequence - (record.phase is RecordPhase.SEALED)
+    def _shrink(self, kept: int) -> None:
         _log.warning("run.log_shrunk", run_id=self.key.run_id, tenant=self.key.tenant, last_sequence=kept)
         self._window.clear()
         self._window_bytes, self.last_sequence = 0, kept

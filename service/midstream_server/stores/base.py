@@ -84,7 +84,8 @@ class RunRecord:
     intent: CancelIntent | None = None
     """Why it is to stop; the first one, for ever."""
     claims: Mapping[str, str] = field(default_factory=dict)
-    """Claim id to replica. Empty once sealed."""
+    """Claim id to replica. Empty once sealed. A store may leave them out where there are very many: it decides by them,
+    nobody else."""
     on_detach: DetachPolicy = DetachPolicy()
     detach_time: Instant | None = None
     """When the grace of an unclaimed run is over."""
@@ -254,6 +255,14 @@ class SealResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LostClaim:
+    """A claim on a live run, held by a replica that is not alive, or does not know of it."""
+
+    key: RunKey
+    claim_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
     """What a replica learns when it renews its lease."""
 
@@ -261,14 +270,11 @@ class Heartbeat:
     """Of its live runs, those that others recorded."""
     generation: str
     """Changes when the store may have lost what it had acknowledged: owners then restore what they know."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LostClaim:
-    """A claim on a live run, held by a replica that is not alive."""
-
-    key: RunKey
-    claim_id: str
+    owned: Sequence[RunKey] = ()
+    """Some of the live runs that the store has as its own; with other heartbeats the others, all in about a minute. A
+    write whose answer was lost may take effect long after its replica has given it up."""
+    claims: Sequence[LostClaim] = ()
+    """In the same way, some of the claims that the store has as its own."""
 
 
 class StoreListener(Protocol):

@@ -263,9 +263,8 @@ class ValkeyRunStore:
 
     async def _restore(self, record: RunRecord, entries: Sequence[bytes]) -> bool:
         for _ in range(RESTORE_ATTEMPTS):
-            found = self._client_script("get", record.key)
-            page = await self._log.read(record.key, 0, 1 << 40)
-            reply = await found
+            found = self._client_script("get_whole", record.key)
+            reply, page = await asyncio.gather(found, self._log.read(record.key, 0, 1 << 40))
             known, log = _known(record.key, reply), page.entries
             restored = rules.restore(known, list(log) == list(entries[: len(log)]), record)
             if restored is None or restored is known:

@@ -24,6 +24,7 @@ from redis.exceptions import (
 from midstream_server.errors import MidstreamError, StoreCorrupt, StoreUnavailable
 from midstream_server.stores.valkey_address import Node, ValkeyAddress
 from midstream_server.stores.valkey_connection import Reply
+from midstream_server.stores.valkey_rights import check_rights, needed_rights
 from midstream_server.stores.valkey_rows import BUCKET_KEYS, Argument
 from midstream_server.stores.valkey_scripts import Script, load_scripts
 from midstream_server.stores.valkey_shard import Job, Level, Shard
@@ -32,6 +33,8 @@ from midstream_server.stores.valkey_topology import Features, Topology, discover
 MAX_ATTEMPTS = 6
 PAUSE_SECONDS = 0.05
 """Before a job that a server cannot take just now is sent again, times its attempts."""
+
+_BUCKETS = frozenset(BUCKET_KEYS)
 
 _log = structlog.get_logger(__name__)
 
@@ -72,7 +75,11 @@ class ValkeyClient:
         """
         topology = await discover(self._address, ())
         found = [await inspect(self._address, node, self._level) for node in topology.primaries]
-        self._scripts = load_scripts(sharded_messages=all(features.sharded_messages for features in found))
+        sharded = all(features.sharded_messages for features in found)
+        self._scripts = load_scripts(sharded_messages=sharded)
+        rights = needed_rights(self._scripts.values(), self._level, sharded_messages=sharded)
+        for node in topology.primaries:
+            await check_rights(self._address, node, rights)
         self._apply(topology)
         self._is_open = True
         return found[0]
@@ -159,9 +166,11 @@ class ValkeyClient:
         elif isinstance(error, NoScriptError):
             job.tell_script()
             self._shard_of(job.key).submit(job)
-        elif isinstance(error, AskError) and not isinstance(error, MovedError):
+        elif isinstance(error, AskError) and not isinstance(error, MovedError) and job.key not in _BUCKETS:
             self._ask(job, (error.host, error.port))
-        elif isinstance(error, MovedError | ReadOnlyError | ClusterDownError | TryAgainError):
+        elif isinstance(error, AskError | ReadOnlyError | ClusterDownError | TryAgainError):
+            # Also a bucket whose slot is moved key by key (ASK): a script would see some of a run's keys and not the
+            # others, on either server. It waits for the end of the move.
             self._parked.append(job)
             self._refresh()
         else:
@@ -210,7 +219,9 @@ def translate(error: ResponseError) -> MidstreamError:
     """What a server's error means to a caller."""
     if isinstance(error, OutOfMemoryError):
         translated: MidstreamError = StoreUnavailable("the memory of the run store is full")
-    elif str(error).startswith(("WRONGTYPE", "ERR user_script", "ERR Error running script")):
+    elif isinstance(error, AskError):
+        translated = StoreUnavailable("a part of the run store is being moved to another server")
+    elif str(error).startswith(("WRONGTYPE", "user_script:")):
         translated = StoreCorrupt("the run store holds what this program did not write")
     else:
         translated = StoreUnavailable(f"the run store refuses: {str(error)[:200]}")

@@ -127,7 +127,13 @@ class ValkeyHints:
         self._tell_moved(key)
 
     def heard(self, channel: bytes, payload: bytes) -> None:
-        """A message came."""
+        """A message came. One that nobody understands, of another program's or another version's, is dropped."""
+        try:
+            self._hear(channel, payload)
+        except Exception as error:
+            _log.warning("store.hint_not_understood", channel=channel.decode(errors="replace"), error=repr(error)[:200])
+
+    def _hear(self, channel: bytes, payload: bytes) -> None:
         if _MOVED in channel:
             self._tell_moved(run_key(payload))
         elif self._listener is not None:
@@ -150,6 +156,8 @@ class _Feed:
         self._channels: set[bytes] = set()
         self._changes: dict[bytes, bool] = {}
         """Channels to subscribe (True) and to leave, in order."""
+        self._is_heard = False
+        """Whether the connection has told anything."""
         self._changed = asyncio.Event()
         name = f"valkey-hints-{node[0]}:{node[1]}"
         self._task = asyncio.get_running_loop().create_task(self._run(), name=name)
@@ -188,7 +196,7 @@ class _Feed:
             connection = ValkeyConnection(self._client.address, self.node)
             try:
                 await connection.open()
-                pause = FIRST_PAUSE_SECONDS
+                self._is_heard = False
                 self._changes = dict.fromkeys(self._channels, True)
                 self._changed.set()
                 async with asyncio.TaskGroup() as group:
@@ -200,8 +208,9 @@ class _Feed:
                 )
             finally:
                 await connection.close()
+            # A server that takes the connection and refuses the channels is not asked ever faster.
+            pause = FIRST_PAUSE_SECONDS if self._is_heard else min(2 * pause, LONGEST_PAUSE_SECONDS)
             await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _send(self, connection: ValkeyConnection) -> None:
         while True:
@@ -238,6 +247,7 @@ class _Feed:
                 # The server has given the slot away.
                 raise ConnectionResetError("the channel has moved")
         elif kind.endswith(b"subscribe"):
+            self._is_heard = True
             self._hints.subscribed(message[1])
         elif kind.endswith(b"message"):
             self._hints.heard(message[1], message[2])

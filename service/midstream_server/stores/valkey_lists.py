@@ -6,6 +6,7 @@ is dropped by who meets it: nothing is listed before it exists.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 
 from midstream_server.model import Instant, RunKey
@@ -26,6 +27,9 @@ from midstream_server.stores.valkey_rows import (
     run_name,
 )
 
+KEEP_SECONDS = 60.0
+MAX_KEPT_PLACES = 10_000
+"""What was put into lists from here within this time, so many at most, is put there again after a failover."""
 SLICE_RECORDS = 250
 """How many places of a list are looked at together."""
 SETTLED_MICROSECONDS = 60_000_000
@@ -38,15 +42,32 @@ class ValkeyLists:
 
     def __init__(self, client: ValkeyClient) -> None:
         self._client = client
+        self._added: deque[tuple[float, RunKey, bytes]] = deque(maxlen=MAX_KEPT_PLACES)
+        self._lost: list[tuple[RunKey, bytes]] = []
 
     # --- Lists -------------------------------------------------------------------------------------------------------
 
     async def add(self, key: RunKey, entry: bytes) -> None:
         """Puts a run into its lists, then removes the note in its bucket."""
+        if self._client.topology.is_cluster:
+            self._added.append((asyncio.get_running_loop().time(), key, entry))
         lists, place = listed_at(key, entry)
         await asyncio.gather(*[self._client.command(each, "ZADD", each, 0, place) for each in lists])
         name = run_name(key)
         await self._client.script("listed", [BUCKET_KEYS[bucket_number(name)]], name, entry)
+
+    def note_loss(self) -> None:
+        """On a cluster a failover may lose the places of runs, elsewhere, that it has not lost."""
+        oldest = asyncio.get_running_loop().time() - KEEP_SECONDS
+        self._lost += [(key, entry) for at, key, entry in self._added if at >= oldest]
+        self._added.clear()
+
+    async def add_again(self) -> None:
+        """Puts into their lists what may have been lost from them."""
+        while self._lost:
+            part = self._lost[:SLICE_RECORDS]
+            await asyncio.gather(*[self.add(key, entry) for key, entry in part])
+            del self._lost[: len(part)]
 
     async def remove(self, record: RunRecord) -> None:
         """Takes a run out of its lists."""

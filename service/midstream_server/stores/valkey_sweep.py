@@ -5,7 +5,9 @@ indexes are never wrong; a sweep reads all buckets.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import structlog
 
 from midstream_server.model import Instant, RunKey
 from midstream_server.stores import rules
@@ -21,13 +23,19 @@ from midstream_server.stores.valkey_rows import (
     lease_key,
     run_key,
 )
-from midstream_server.stores.valkey_topology import parse_info
+from midstream_server.stores.valkey_topology import KEEPS_ALL, parse_info
 
 DUE_OF_A_BUCKET = 8
 """How many due runs of each bucket are looked at together."""
 UNLISTED_SECONDS = 60.0
 """How often unfinished lists are looked for."""
 UNLISTED_OF_A_BUCKET = 16
+TOLD_BUCKETS = 8
+"""Of how many buckets a heartbeat tells what the owner has in them."""
+TOLD_AT_ONCE = 500
+
+
+_log = structlog.get_logger(__name__)
 
 
 class ValkeySweep:
@@ -38,6 +46,9 @@ class ValkeySweep:
         self._lists = lists
         self._lease_milliseconds = round(lease_seconds * 1000)
         self._look_for_unlisted_at = 0.0
+        self._next_told = 0
+        self._generation = ""
+        self._policy = KEEPS_ALL
 
     # --- Leases ------------------------------------------------------------------------------------------------------
 
@@ -47,12 +58,44 @@ class ValkeySweep:
         renewed = self._client.command(key, "SET", key, b"1", "PX", self._lease_milliseconds)
         facts = self._client.on_each_shard("INFO")
         intents = self._client.over_buckets("intents_of", owner)
-        await renewed
-        pairs = [pair for reply in await asyncio.gather(*intents) for pair in decode_pairs(reply)]
+        # A bucket whose slot is being moved can be asked nothing, nor asked to stop anything: the lease is renewed.
+        told = [
+            self._gather(intents),
+            self._gather(self._some("owned", owner)),
+            self._gather(self._some("claims", owner)),
+        ]
+        self._next_told = (self._next_told + TOLD_BUCKETS) % BUCKETS
+        _, texts, (replies, owned, claims) = await asyncio.gather(
+            renewed, asyncio.gather(*facts), asyncio.gather(*told)
+        )
+        pairs = [pair for reply in replies for pair in decode_pairs(reply)]
+        self._note(list(map(parse_info, texts)))
         return Heartbeat(
             intents={run_key(name): decode_intent(intent) for name, intent in pairs},
-            generation=",".join(_generation(text) for text in await asyncio.gather(*facts)),
+            generation=self._generation,
+            owned=[run_key(name) for reply in owned for name in unframe(reply)],
+            claims=[_claim(item) for reply in claims for item in unframe(reply)],
         )
+
+    def _note(self, servers: Sequence[Mapping[str, str]]) -> None:
+        """Who the primaries are by now, and whether they keep what they are given."""
+        generation = ",".join(map(_generation, servers))
+        if self._generation not in ("", generation):
+            self._lists.note_loss()
+        self._generation = generation
+        policy = next((each for info in servers if (each := info.get("maxmemory_policy", KEEPS_ALL)) != KEEPS_ALL), "")
+        if policy and policy != self._policy:
+            _log.error("store.may_drop_runs", maxmemory_policy=policy, wanted=KEEPS_ALL)
+        self._policy = policy
+
+    async def _gather(self, asked: "Sequence[asyncio.Future[bytes]]") -> list[bytes]:
+        replies = await asyncio.gather(*asked, return_exceptions=self._client.topology.is_cluster)
+        return [reply for reply in replies if isinstance(reply, bytes)]
+
+    def _some(self, what: str, owner: str) -> "list[asyncio.Future[bytes]]":
+        keys = BUCKET_KEYS[self._next_told : self._next_told + TOLD_BUCKETS]
+        calls = [[key] for key in keys] if self._client.topology.is_cluster else [keys]
+        return [self._client.script("of_replicas", call, what, TOLD_AT_ONCE, owner) for call in calls]
 
     async def retire(self, owner: str) -> None:
         """See `RunStore.retire`."""
@@ -73,8 +116,7 @@ class ValkeySweep:
 
     async def lost_claims(self, owner: str, limit: int) -> Sequence[LostClaim]:
         """See `RunStore.lost_claims`."""
-        found = [item.rpartition(b"\n") for item in await self._of_the_dead("claims", owner, limit)]
-        return [LostClaim(key=run_key(name), claim_id=claim_id.decode()) for name, _, claim_id in found]
+        return [_claim(item) for item in await self._of_the_dead("claims", owner, limit)]
 
     async def _of_the_dead(self, what: str, owner: str, limit: int) -> list[bytes]:
         dead = await self._dead(owner)
@@ -87,6 +129,7 @@ class ValkeySweep:
 
     async def expire(self, now: Instant, remember_seconds: float, limit: int) -> int:
         """See `RunStore.expire`. Also finishes lists, now and then."""
+        await self._lists.add_again()
         await self._finish_lists()
         forgotten = await self._due("forget", now, limit)
         scripts = [self._script("forget", name, forget_time) for forget_time, name in forgotten]
@@ -126,7 +169,11 @@ class ValkeySweep:
         return self._client.script(script, [BUCKET_KEYS[bucket_number(name)]], name, *arguments)
 
 
-def _generation(text: bytes) -> str:
+def _claim(item: bytes) -> LostClaim:
+    name, _, claim_id = item.rpartition(b"\n")
+    return LostClaim(key=run_key(name), claim_id=claim_id.decode())
+
+
+def _generation(info: Mapping[str, str]) -> str:
     """Changes when a server starts again, and when another one takes its place."""
-    info = parse_info(text)
     return f"{info['run_id'][:12]}-{info['master_replid'][:12]}"

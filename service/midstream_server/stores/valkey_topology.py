@@ -11,6 +11,7 @@ from midstream_server.stores.valkey_connection import Reply, ValkeyConnection
 from midstream_server.stores.valkey_shard import Level
 
 SLOTS = 16384
+KEEPS_ALL = "noeviction"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +170,7 @@ async def inspect(address: ValkeyAddress, node: Node, level: Level) -> Features:
 
 
 def _check(info: Mapping[str, str], features: Features, level: Level) -> None:
-    if (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":
+    if (policy := info.get("maxmemory_policy", KEEPS_ALL)) != KEEPS_ALL:
         raise InvalidSettings(
             f'store: the server would drop runs when its memory is full (maxmemory-policy is "{policy}"); '
             'set it to "noeviction"'

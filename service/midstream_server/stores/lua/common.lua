@@ -22,10 +22,29 @@ local function frame(items)
   return table.concat(pieces)
 end
 
--- An outcome, and the fields of the record as it now is.
-local function answer(outcome, run)
+-- An outcome, and all fields of the record as it now is.
+local function whole_answer(outcome, run)
   local items = redis.call('HGETALL', run)
   table.insert(items, 1, outcome)
+  return frame(items)
+end
+
+local MANY_CLAIMS = 32
+local FIELDS = {
+  'phase', 'state', 'fingerprint', 'epoch', 'owner', 'last', 'action', 'made', 'place', 'summary', 'settlement', 'intent',
+  'detach_time', 'detach_reason', 'start_time', 'end_time', 'expire_time', 'forget_time'
+}
+
+-- The same; without the claims if there are many: each of ten thousand readers would be told of all the others.
+local function answer(outcome, run)
+  if tonumber(redis.call('HGET', run, 'claims') or 0) <= MANY_CLAIMS then return whole_answer(outcome, run) end
+  local items = {outcome}
+  for at, value in ipairs(redis.call('HMGET', run, unpack(FIELDS))) do
+    if value then
+      items[#items + 1] = FIELDS[at]
+      items[#items + 1] = value
+    end
+  end
   return frame(items)
 end
 

@@ -2,6 +2,8 @@
 local bucket, name = KEYS[1], ARGV[1]
 local run = run_key(bucket, name)
 local phase, expire_time = unpack(redis.call('HMGET', run, 'phase', 'expire_time'))
+-- A place of what is not there, or is not to expire then, would be found due for ever.
+if phase ~= SEALED or expire_time ~= ARGV[2] then redis.call('ZREM', expiry_key(bucket), place(ARGV[2], name)) end
 if not phase then return frame({'unknown'}) end
 local before = answer('known', run)
 if phase ~= SEALED then return before end

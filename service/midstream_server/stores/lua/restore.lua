@@ -3,7 +3,7 @@
 local bucket, name = KEYS[1], ARGV[1]
 local run = run_key(bucket, name)
 local phase, owner, expire_time = unpack(redis.call('HMGET', run, 'phase', 'owner', 'expire_time'))
-local digest = phase and redis.sha1hex(answer('known', run)) or ''
+local digest = phase and redis.sha1hex(whole_answer('known', run)) or ''
 if digest ~= ARGV[2] then return 'changed' end
 if phase then
   clear_claims(bucket, name)
