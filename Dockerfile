@@ -1,4 +1,4 @@
-# Midstream as a container image. README, "In a container", says how to run it; `make image-check` builds and tries it.
+# Midstream as a container image. README, "Running it for others", says how to run it; `make image-check` builds and tries it.
 #
 # A tag, because a digest can only be taken from a registry that was asked. Who publishes images names the base that
 # they have checked: --build-arg PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:…
@@ -45,7 +45,8 @@ COPY LICENSE /usr/share/doc/midstream/LICENSE
 ENV PATH=/opt/midstream/bin:${PATH} PYTHONUNBUFFERED=1
 # The base comes without compiled modules, and the server's user can write none: without this, every start (and every
 # health check) would compile what it loads.
-RUN python -c "import midstream_server.app, midstream_server.cli.health, midstream_server.cli.run" \
+RUN python -c "import midstream_server.app, midstream_server.cli.checks, midstream_server.cli.run, \
+        midstream_server.cli.workers, midstream_server.stores.valkey" \
     && if [ -z "${WITHOUT_LOCAL_MODEL}" ]; then python -c "import midstream_server.upstreams.local_engine, xllamacpp"; fi
 
 # Reachable from outside the container, which `serve` refuses until it is told MIDSTREAM_INSECURE=true: there is no

@@ -111,7 +111,7 @@ build() {
 }
 
 try_image() {
-    TMPDIR=$work .venv/bin/python scripts/image_run.py "$@" -- \
+    TMPDIR=$work PYTHONPATH=tests .venv/bin/python scripts/image_run.py "$@" -- \
         buildah --root "$cache/store" --runroot "$work/run" --storage-driver "$(<"$cache/driver")"
 }
 

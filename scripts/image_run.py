@@ -11,11 +11,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from valkey_server import ValkeyServer
 
 USER = 10001
 SERVICE = "midstream.v1.GenerationService"
@@ -87,8 +90,9 @@ class Image:
 class Server:
     """A server in the container, on a free port of the loopback interface. Use it as a context."""
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Image, **variables: str) -> None:
         self._image = image
+        self._variables = variables
         self._process: asyncio.subprocess.Process | None = None
         self._log: list[str] = []
         self.process_id = 0
@@ -99,7 +103,7 @@ class Server:
         command = (*configuration["Entrypoint"], *configuration["Cmd"])
         # Longer than the run of this check takes on a busy machine.
         variables = {"MIDSTREAM_LISTEN": "127.0.0.1:0", "MIDSTREAM_DRAIN_SECONDS": str(STEP_SECONDS)}
-        self._process = await self._image.start(command, **variables)
+        self._process = await self._image.start(command, **variables, **self._variables)
         self._reading = asyncio.ensure_future(self._read_log())
         assert self._process.stdout is not None
         async with asyncio.timeout(STEP_SECONDS):
@@ -241,7 +245,9 @@ async def check_contents(image: Image) -> None:
     check(code != 0 and "Permission denied" in complaint, "who runs it cannot change its code", complaint)
     code, answer, complaint = await image.call(("python", "-c", "import midstream_server.app, pip"))
     check("No module named 'pip'" in complaint, "its environment has no pip", answer + complaint)
-    code, _, complaint = await image.call(("python", "-v", "-c", "import midstream_server.app"))
+    code, _, complaint = await image.call(
+        ("python", "-v", "-c", "import midstream_server.app, midstream_server.stores.valkey")
+    )
     compiled = [line for line in complaint.splitlines() if line.startswith("# code object from /")]
     check(code == 0 and not compiled, "a start compiles nothing", compiled)
 
@@ -299,12 +305,32 @@ async def check_idle_stop(server: Server) -> None:
     check(not running(below), "no process of it is left", below)
 
 
+async def check_valkey(image: Image) -> None:
+    """It has the client and the scripts: what one server writes to a real Valkey, the next one reads there."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = ValkeyServer(Path(folder))
+        store.start()
+        try:
+            async with Server(image, MIDSTREAM_STORE=store.url) as server:
+                await check_serving(server)
+                code, answer, complaint = await server.call("midstream", "cancel", RUN_ID, "--json")
+                remembered = code == 0 and json.loads(answer)["outcome"] == "OUTCOME_REMEMBERED"
+                check(remembered, "with MIDSTREAM_STORE=valkey://… it writes there", answer + complaint)
+            async with Server(image, MIDSTREAM_STORE=store.url) as server:
+                code, answer, complaint = await server.call("midstream", "get", RUN_ID, "--json")
+                found = code == 0 and json.loads(answer)["state"] == "RUN_STATE_CANCELLED"
+                check(found, "another server reads it from the same Valkey", answer + complaint)
+        finally:
+            store.kill()
+
+
 async def check_image(image: Image, *, has_local_model: bool) -> None:
     """Everything, in order."""
     print(f"        {image.added_megabytes()} MB more than the base, unpacked")
     check_configuration(image.configuration)
     await check_contents(image)
     await check_refusal(image)
+    await check_valkey(image)
     if has_local_model:
         async with Server(image) as server:
             await check_serving(server)

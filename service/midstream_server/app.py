@@ -23,7 +23,7 @@ import uvloop
 from midstream_server.assembly import Upstreams, assemble_upstreams
 from midstream_server.clock import SystemClock
 from midstream_server.engine.supervisor import Supervisor, SupervisorOptions
-from midstream_server.errors import MidstreamError
+from midstream_server.errors import InvalidSettings, MidstreamError
 from midstream_server.logs import configure_logs, log_loop_error
 from midstream_server.rpc.server import RpcServer
 from midstream_server.rpc.servicer import GenerationServicer, ServicerOptions
@@ -124,14 +124,14 @@ def new_id() -> str:
 
 
 def run(settings: Settings) -> int:
-    """Serves until SIGTERM or SIGINT; the exit code."""
+    """Serves until SIGTERM or SIGINT; the exit code: 2 if a setting is wrong, 1 if something else is."""
     configure_logs(settings.log.level, settings.log.format)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings))
     except MidstreamError as error:
         print(f"midstream: {error.message} ({error.reason})", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, InvalidSettings) else 1
     return 0
 
 

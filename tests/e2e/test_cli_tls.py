@@ -82,7 +82,7 @@ async def test_files_that_cannot_be_used_are_told_in_a_sentence(tmp_path: Path, 
     )
 
     wrong = f"tls.key_file: {server.key_file} is not the key, in PEM, of the first certificate in {server.chain_file}"
-    assert serve.code == 1
+    assert serve.code == 2
     assert wrong in serve.err
     assert wrong in doctor.out
     assert health.err.strip().endswith(f"--tls-ca: cannot read {tmp_path / 'nowhere.pem'}: No such file or directory")

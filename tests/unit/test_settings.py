@@ -244,6 +244,7 @@ def test_an_unknown_setting_is_named_with_the_nearest_known(config, text, expect
         ('store = "sqlite:///"', "store: must be one of"),
         ('store = "valkey://"', "store: must be one of"),
         ('durability = "replica"\nstore = "memory:"', "durability: 'replica' needs a valkey:// store"),
+        ('durability = "disk"\nstore = "memory:"', "durability: 'disk' needs a sqlite: or valkey:// store"),
         ('durability = "paper"', "durability: must be 'process', 'disk' or 'replica' (it is 'paper')"),
         ('retention = "31d"', "retention: must be less than or equal to 2592000"),
         ('max_run_time = "0s"', "max_run_time: must be greater than 0"),

@@ -3,7 +3,6 @@
 import asyncio
 import ctypes
 import enum
-import errno
 import shutil
 import socket
 import ssl
@@ -17,8 +16,10 @@ from urllib.parse import urlsplit
 from midstream_server.cli.configuration import read_key
 from midstream_server.cli.endpoint import Endpoint
 from midstream_server.cli.health import probe
-from midstream_server.cli.processes import holder_of, listener_on
+from midstream_server.cli.listening import find_obstacle
+from midstream_server.cli.processes import holder_of
 from midstream_server.errors import InvalidSettings, StoreCorrupt, StoreLocked, StoreUnavailable
+from midstream_server.rpc.server import SERVICE
 from midstream_server.rpc.tls import TlsFiles, server_credentials
 from midstream_server.settings import Settings, UpstreamSettings
 from midstream_server.stores.sqlite import SqliteRunStore
@@ -61,15 +62,19 @@ def check_python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Find
 
 
 def check_listen(settings: Settings) -> Finding:
-    """Whether the address is free; a Midstream that serves there is as good."""
-    host, port = settings.listen_host, settings.listen_port
-    try:
-        _bind(host, port)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            return _taken(settings)
-        return _cannot_listen(settings.listen, error)
-    return _fine("listen", f"{settings.listen} is free")
+    """Whether the address is free; a Midstream that serves there is as good, if it takes runs."""
+    obstacle = find_obstacle(settings.listen_host, settings.listen_port)
+    if obstacle is None:
+        return _fine("listen", f"{settings.listen} is free")
+    if not obstacle.is_taken or not serves(settings):
+        return _problem("listen", obstacle.message, obstacle.advice)
+    if not settings.tls.cert_file and not probe(Endpoint(settings.listen), SERVICE, _PROBE_SECONDS)[0]:
+        return _problem(
+            "listen",
+            f"a server is running at {settings.listen}, and takes no runs",
+            "it drains, or its store is away: see its log, from 'server.draining' or 'store.unavailable' on",
+        )
+    return _fine("listen", f"a server is running at {settings.listen}")
 
 
 def serves(settings: Settings) -> bool:
@@ -108,37 +113,6 @@ def _shows_certificate(settings: Settings) -> bool:
         return False
 
 
-def _bind(host: str, port: int) -> None:
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as probe_socket:
-        probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe_socket.bind(address)
-        probe_socket.listen(1)
-
-
-def _taken(settings: Settings) -> Finding:
-    if serves(settings):
-        return _fine("listen", f"a server is running at {settings.listen}")
-    who = listener_on(settings.listen_port)
-    return _problem(
-        "listen",
-        f"the port of {settings.listen} is taken{f' by {who}' if who else ''}",
-        "stop it, or listen elsewhere: --listen 127.0.0.1:PORT (port 0 picks a free one)",
-    )
-
-
-def _cannot_listen(listen: str, error: OSError) -> Finding:
-    if isinstance(error, socket.gaierror):
-        return _problem(
-            "listen", f"the host of {listen} is unknown", "listen on 127.0.0.1, or on this machine's address"
-        )
-    if error.errno == errno.EADDRNOTAVAIL:
-        return _problem("listen", f"this machine has no address {listen}", "listen on one that it has, or on 0.0.0.0")
-    if error.errno == errno.EACCES:
-        return _problem("listen", f"{listen} needs privileges", "use a port from 1024 on")
-    return _problem("listen", f"cannot listen on {listen}: {error.strerror}", "choose another address")
-
-
 # --- The store --------------------------------------------------------------------------------------------------------
 
 
@@ -156,7 +130,10 @@ async def check_store(settings: Settings) -> Finding:
         return await _open_shared_store(settings)
     if finding := _check_folder(path):
         return finding
-    return (path.exists() and await _open_store(path, settings)) or _check_space(path)
+    opened = await _open_store(path, settings) if path.exists() else None
+    if opened is not None and opened.level == Level.PROBLEM:
+        return opened
+    return _check_space(path) or opened or _fine("store", f"{path} can be written")
 
 
 def _check_folder(path: Path) -> Finding | None:
@@ -186,7 +163,7 @@ async def _open_store(path: Path, settings: Settings) -> Finding | None:
     except StoreCorrupt as error:
         return _problem("store", error.message, f"move {path} away (a new one is made), or restore a copy")
     except StoreUnavailable as error:
-        return _problem("store", error.message, f"see who may write {path}, and whether its disk is well")
+        return _problem("store", error.message, f"see who may write {path}, and whether its disk has room")
     finally:
         await store.close()
     return None
@@ -207,16 +184,16 @@ async def _open_shared_store(settings: Settings) -> Finding:
     return _fine("store", f"{settings.store_shown} can be written")
 
 
-def _check_space(path: Path) -> Finding:
+def _check_space(path: Path) -> Finding | None:
     free = shutil.disk_usage(path.absolute().parent).free
-    if free < LITTLE_SPACE:
-        return Finding(
-            subject="store",
-            level=Level.WARNING,
-            message=f"only {free // 2**20} MiB are free where {path} is",
-            advice="make room: when the disk is full, no run can start",
-        )
-    return _fine("store", f"{path} can be written")
+    if free >= LITTLE_SPACE:
+        return None
+    return Finding(
+        subject="store",
+        level=Level.WARNING,
+        message=f"only {free // 2**20} MiB are free where {path} is",
+        advice="make room: when the disk is full, no run can start",
+    )
 
 
 # --- Upstreams --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """What the demo shows, and what it checks."""
 
+import os
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -83,6 +85,12 @@ def examine(stop: Stop) -> Sequence[Promise]:
     ]
 
 
+def _command_name() -> str:
+    """What can be typed here: `make demo` runs a command that is on nobody's path."""
+    typed = sys.argv[0] if os.access(sys.argv[0], os.X_OK) else "midstream"
+    return "midstream" if shutil.which("midstream") else typed
+
+
 class Screen:
     """The terminal of the demo; in a pipe the same without colour."""
 
@@ -131,9 +139,8 @@ class Screen:
         self._out.write("\n")
         if all(promise.held for promise in promises):
             self._out.write(f"  It all held, in {seconds:.1f} s.", terminal.BOLD)
-            self._out.write(
-                "  Next: midstream serve, and midstream run local/smollm2 'Hello' beside it.\n\n", terminal.DIM
-            )
+            name = _command_name()
+            self._out.write(f"  Next: {name} serve, and {name} run local/smollm2 'Hello' beside it.\n\n", terminal.DIM)
 
     def _next_line(self) -> None:
         self._out.write("\n")

@@ -10,6 +10,7 @@ from midstream_server.cli import checks, terminal
 from midstream_server.cli.checks import Finding, Level
 from midstream_server.cli.serve import effective
 from midstream_server.errors import InvalidSettings
+from midstream_server.logs import configure_logs
 from midstream_server.settings import Settings
 
 _MARKS = {
@@ -21,6 +22,7 @@ _MARKS = {
 
 def doctor(config: Path | None, flags: Mapping[str, Any], *, json_output: bool) -> int:
     """Prints the findings; 1 if one is a problem."""
+    configure_logs("error", "console")  # on standard error: what the parts that are tried say is in the findings
     findings = asyncio.run(examine(config, flags, os.environ))
     healthy = all(each.level != Level.PROBLEM for each in findings)
     if json_output:

@@ -2,6 +2,7 @@
 
 from midstream_server.cli import terminal
 from midstream_server.cli.endpoint import Endpoint
+from midstream_server.cli.outcome import silence
 
 
 def probe(endpoint: Endpoint, service: str, timeout: float, tls_name: str | None = None) -> tuple[bool, str]:
@@ -25,7 +26,9 @@ def probe(endpoint: Endpoint, service: str, timeout: float, tls_name: str | None
                 return False, f"{server} knows no service '{service}'"
             if code == grpc.StatusCode.UNIMPLEMENTED:
                 return False, f"{server} speaks gRPC but has no health service"
-            return False, f"{server} does not answer"
+            if "refused" in (error.details() or ""):
+                return False, f"nothing listens at {server}"
+            return False, silence(endpoint)
     return answer.status == health_pb2.HealthCheckResponse.SERVING, str(
         health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     )

@@ -15,8 +15,9 @@ Config = Annotated[
     typer.Option("--config", "-c", metavar="FILE", help="A TOML file. Default: what MIDSTREAM_CONFIG names."),
 ]
 Listen = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 picks a free one.")]
-Store = Annotated[str | None, typer.Option(metavar="STORE", help="memory: or sqlite:///path.")]
-LogLevel = Annotated[str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")]
+Store = Annotated[
+    str | None, typer.Option(metavar="STORE", help="memory:, sqlite:///path or valkey://host:port/database.")
+]
 Server = Annotated[
     str,
     typer.Option("--server", metavar="HOST:PORT", envvar="MIDSTREAM_SERVER", help="The server to talk to."),
@@ -65,6 +66,8 @@ NewRunId = Annotated[
     str | None, typer.Option("--run-id", metavar="ID", help="Of the new run. Makes a repeat attach to the same run.")
 ]
 
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="UPSTREAM/NAME or an alias.", show_default=False)]
+
 
 class Conflict(enum.StrEnum):
     """What a run does when others of its conversation are live."""
@@ -92,6 +95,45 @@ class State(enum.StrEnum):
     COMPLETED = "completed"
     CANCELLED = "cancelled"
     FAILED = "failed"
+
+
+# --- Of `serve` -------------------------------------------------------------------------------------------------------
+
+Workers = Annotated[int | None, typer.Option(help="So many processes on this address, over a valkey:// store.")]
+Durability = Annotated[str | None, typer.Option(metavar="LEVEL", help="process, disk or replica.")]
+DrainSeconds = Annotated[float | None, typer.Option(help="How long a stopping server lets runs finish.")]
+Insecure = Annotated[bool | None, typer.Option("--insecure", help="Listen beyond this machine without authentication.")]
+Local = Annotated[bool | None, typer.Option("--local/--no-local", help="Offer the small model on this machine.")]
+LogLevel = Annotated[str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")]
+LogFormat = Annotated[str | None, typer.Option(metavar="FORMAT", help="console or json.")]
+
+# --- Of `run` ---------------------------------------------------------------------------------------------------------
+
+Conversation = Annotated[str | None, typer.Option(metavar="ID", help="The conversation it belongs to.")]
+OnConflict = Annotated[
+    Conflict | None, typer.Option(help="If other runs of the conversation are live.", show_default=False)
+]
+Supersede = Annotated[bool, typer.Option("--supersede", help="Stop those, then run: abort and rephrase.")]
+Queue = Annotated[bool, typer.Option("--queue", help="Wait for those to end, then run.")]
+Reject = Annotated[bool, typer.Option("--reject", help="Do not run if there are any.")]
+OnDetach = Annotated[
+    Detach | None, typer.Option(help="If nobody follows the run any more. Default: grace.", show_default=False)
+]
+Grace = Annotated[str | None, typer.Option(metavar="DURATION", help="With --on-detach grace. Default: 10s.")]
+ContinueFrom = Annotated[str | None, typer.Option(metavar="RUN_ID", help="Go on with this run's text.")]
+Parent = Annotated[str | None, typer.Option(metavar="RUN_ID", help="The run that causes this one.")]
+FirstTokenLimit = Annotated[str | None, typer.Option(metavar="DURATION", help="Fail if no output has come by then.")]
+IdleLimit = Annotated[str | None, typer.Option(metavar="DURATION", help="Fail if output pauses for so long.")]
+TimeLimit = Annotated[str | None, typer.Option(metavar="DURATION", help="Cancel after so long.")]
+QueueLimit = Annotated[str | None, typer.Option(metavar="DURATION", help="Wait so long for its turn.")]
+TokenLimit = Annotated[int | None, typer.Option(help="Cancel after so many output tokens.")]
+Retention = Annotated[str | None, typer.Option(metavar="DURATION", help="How long it is kept; 0s: a minute.")]
+ProviderOptions = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=JSON", help="Added to the provider's request; may be repeated."),
+]
+
+# --- How they are read ------------------------------------------------------------------------------------------------
 
 
 def only_conflict(named: Conflict | None, *, reject: bool, supersede: bool, queue: bool) -> Conflict | None:

@@ -2,9 +2,13 @@
 
 import socket
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from midstream_server.cli import terminal
 from midstream_server.errors import InvalidSettings, MidstreamError
+
+if TYPE_CHECKING:
+    from midstream_server.cli.endpoint import Endpoint
 
 _CONNECT_SECONDS = 3.0
 
@@ -17,9 +21,11 @@ def require_server(server: str) -> None:
     """Finds out at once what the client, which would go on trying, finds out late.
 
     Raises:
-        CommandFailed: nothing accepts connections there.
+        CommandFailed: it is no address, or nothing accepts connections there.
     """
-    host, _, port = server.rpartition(":")
+    host, colon, port = server.rpartition(":")
+    if not colon:
+        raise CommandFailed(f"--server must be HOST:PORT, such as 127.0.0.1:50051 (it is '{server}')")
     if not host or not port.isdigit():
         return  # A name of another kind, for gRPC to understand.
     try:
@@ -30,17 +36,17 @@ def require_server(server: str) -> None:
         ) from error
 
 
-def outcome(command: Callable[[], int], server: str = "") -> int:
-    """Runs a command and returns its exit code; says what went wrong on standard error."""
+def outcome(command: Callable[[], int], endpoint: "Endpoint | None" = None) -> int:
+    """Runs a command, which calls the endpoint, and returns its exit code; says on standard error what went wrong."""
     try:
         return command()
     except KeyboardInterrupt:
         return terminal.INTERRUPTED
     except Exception as error:
-        return _told(error, server)
+        return _told(error, endpoint)
 
 
-def _told(error: Exception, server: str) -> int:
+def _told(error: Exception, endpoint: "Endpoint | None") -> int:
     cause = _sole_cause(error)
     match cause:
         case BrokenPipeError():
@@ -52,15 +58,15 @@ def _told(error: Exception, server: str) -> int:
         case MidstreamError() | CommandFailed():
             terminal.complain(str(cause))
             return terminal.FAILED
-    return _told_by_client(cause, server, error)
+    return _told_by_client(cause, endpoint, error)
 
 
-def _told_by_client(cause: BaseException, server: str, error: Exception) -> int:
+def _told_by_client(cause: BaseException, endpoint: "Endpoint | None", error: Exception) -> int:
     from midstream_client.errors import MidstreamClientError
 
-    if not isinstance(cause, MidstreamClientError):
+    if not isinstance(cause, MidstreamClientError) or endpoint is None:
         raise error
-    terminal.complain(sentence(cause, server))
+    terminal.complain(sentence(cause, endpoint))
     return terminal.FAILED
 
 
@@ -71,18 +77,34 @@ def _sole_cause(error: BaseException) -> BaseException:
     return error
 
 
-def sentence(error: BaseException, server: str) -> str:
+def sentence(error: BaseException, endpoint: "Endpoint") -> str:
     """What a failed call means, for a person."""
-    from midstream_client.errors import ConnectionLost, InvalidRequest, MidstreamClientError
+    from midstream_client.errors import ConnectionLost, InvalidRequest, MidstreamClientError, ModelNotFound
 
     match error:
-        case ConnectionLost() if error.run_id:
-            return f"the connection to {server} was lost; 'midstream watch {error.run_id}' goes on if the run does"
+        case ConnectionLost() if error.last_sequence:
+            return (
+                f"the connection to {endpoint.address} was lost; "
+                f"'midstream watch {error.run_id}' goes on if the run does"
+            )
         case ConnectionLost():
-            return f"the server at {server} does not answer; if it speaks TLS, name its authority with --tls-ca"
+            return silence(endpoint)
         case InvalidRequest() if error.field_violations:
             fields = "; ".join(f"{each.field}: {each.description}" for each in error.field_violations)
             return f"the request is not valid: {fields}"
+        case ModelNotFound():
+            return f"{error.message} ({error.reason}); 'midstream models' lists what there is"
         case MidstreamClientError() if error.reason:
             return f"{error.message} ({error.reason})"
     return str(error)
+
+
+def silence(endpoint: "Endpoint") -> str:
+    """What it means that a server accepts connections and no call."""
+    if endpoint.ca is None and endpoint.cert is None:
+        return f"the server at {endpoint.address} does not answer; if it speaks TLS, name its authority with --tls-ca"
+    wants = "" if endpoint.cert else ", and does it ask for a certificate (--tls-cert)?"
+    return (
+        f"the server at {endpoint.address} does not answer; does it speak TLS, with a certificate "
+        f"for this name from an authority in --tls-ca{wants or '?'}"
+    )

@@ -1,13 +1,43 @@
 """What the flags of `midstream run` ask for, as the client takes it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
 
 from midstream.v1 import generation_service_pb2, run_pb2
 from midstream_client import ConversationPolicy
-from midstream_server.cli.options import Conflict, Detach
+from midstream_server.cli.options import Conflict, Detach, duration
+
+
+def sampling(
+    max_tokens: int | None,
+    temperature: float | None,
+    top_p: float | None,
+    seed: int | None,
+    stop: Sequence[str] | None,
+) -> dict[str, Any]:
+    """The flags that say how to sample, by the contract's names."""
+    return {
+        "max_output_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+        "stop": stop,
+    }
+
+
+def limits(
+    first_token: str | None, idle: str | None, total: str | None, queue: str | None, output_tokens: int | None
+) -> dict[str, Any]:
+    """The flags that say when a run must end, by the contract's names."""
+    return {
+        "first_token": duration(first_token, "--first-token-limit"),
+        "idle": duration(idle, "--idle-limit"),
+        "total": duration(total, "--time-limit"),
+        "queue": duration(queue, "--queue-limit"),
+        "output_tokens": output_tokens,
+    }
 
 
 def generate_options(
@@ -17,9 +47,10 @@ def generate_options(
     on_detach: Detach | None = None,
     grace: float | None = None,
     on_conflict: Conflict | None = None,
+    **others: Any,
 ) -> dict[str, Any]:
-    """The options of `Client.generate`; only what was asked for."""
-    options: dict[str, Any] = {}
+    """The options of `Client.generate`; only what was asked for. `others` have the same name and form there."""
+    options: dict[str, Any] = {**others}
     if given := _given(parameters):
         options["parameters"] = _parameters(given)
     if given := _given(limits or {}):

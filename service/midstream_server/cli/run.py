@@ -1,6 +1,7 @@
 """`midstream run`, `continue` and `watch`: follow a run in the terminal."""
 
 import asyncio
+import logging
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from midstream_server.cli.outcome import require_server
 def run(endpoint: Endpoint, model: str, prompt: str, options: Mapping[str, Any], *, json_output: bool) -> int:
     """Starts a run, or attaches to it, and shows it to its end."""
     require_server(endpoint.address)
+    logging.getLogger("midstream_client").setLevel(logging.ERROR)  # what it warns of, the command's last words say
     return asyncio.run(_run(endpoint, model, prompt, options, json_output=json_output))
 
 

