@@ -192,6 +192,8 @@ def test_a_message_that_comes_whole(name: str):
     assert _finishes(result) == [(FinishReason.TOOL_CALLS, "tool_use")]
     assert (result.failure, result.usage) == (None, _usage(FINAL, input=3, output=7))
     assert result.ignored == ["block code_execution_tool_result"]
+    cited = [(each.cited_text, each.title) for part in result.parts.values() for each in part.annotations]
+    assert cited == [("One", "Moss")]
 
 
 def test_blocks_that_nobody_announced():

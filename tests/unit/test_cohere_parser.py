@@ -70,6 +70,15 @@ def test_blocks_that_are_not_announced():
     assert _read("no-blocks").shape() == [("text", "Moss.", None)]
 
 
+def test_another_number_is_another_block():
+    """Also where nothing announces it; what is cited has its place in the part of its own block."""
+    result = _read("block-numbers")
+    _, second = result.parts.values()
+
+    assert result.shape() == [("text", "Moss.", COMPLETE), ("text", "Fern.", None)]
+    assert [(each.start_offset, each.end_offset) for each in second.annotations] == [(0, 4)]
+
+
 @pytest.mark.parametrize("name", ["types-only", "names-only"])
 def test_an_event_says_what_it_is_once(name: str):
     """Its name and the type in its data are the same; either is enough."""

@@ -37,6 +37,15 @@ def test_signature_with_nothing_before_it():
     assert signature(next(iter(result.parts.values()))) == "c2lnLTE="
 
 
+def test_signatures_of_the_providers_own_tools():
+    """They belong to parts that are none of ours, and go with no other: Gemini wants each back where it was."""
+    result = read("signature-of-code")
+
+    assert result.shape() == [("text", "Let me count. Two.", None)]
+    assert [part.state for part in result.parts.values()] == [None]
+    assert result.ignored == ["part executableCode", "part codeExecutionResult", "part toolCall"]
+
+
 def test_whole_calls():
     """Each is complete at once; ids are ours where there is none, the same each time."""
     result = read("calls")

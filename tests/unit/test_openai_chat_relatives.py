@@ -1,6 +1,7 @@
 """What relatives of Chat Completions do in their own way, in streams and in requests."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,8 @@ from midstream_server.upstreams.base import EventIgnored, PartDelta, Profile
 from midstream_server.upstreams.openai_chat import OpenAIChatDialect
 from midstream_server.upstreams.profiles import PRESETS
 from stream_folding import Folded, parse
+
+STREAMS = Path(__file__).resolve().parent.parent / "streams" / "openai_chat"
 
 
 def _parse(body: bytes, profile: Profile | None = None) -> Folded:
@@ -63,6 +66,23 @@ def test_finish_words_of_relatives(words: tuple[str, ...], reason: FinishReason 
         assert [(finish.reason, finish.raw) for finish in result.finishes] == [(reason, word)]
         assert (type(result.failure) is UpstreamUnavailable) == (reason is None)
         assert result.text() == "Hi"
+
+
+def test_a_cost_that_is_a_sum():
+    """Perplexity says what it is made of; the sum of the closing account counts."""
+    result = _parse((STREAMS / "cost-as-a-sum.sse").read_bytes())
+
+    assert result.metadata == {"usage.cost": "0.00501"}
+    assert result.usage == account(UsageSource.UPSTREAM_FINAL, input=3, output=2)
+
+
+def test_a_stream_that_groq_stopped_early():
+    """It says why in a place of its own, beside its id; the text stays, and the account is the last there will be."""
+    result = _parse((STREAMS / "error-in-x-groq.sse").read_bytes())
+
+    assert type(result.failure) is UpstreamUnavailable
+    assert (result.failure.message, result.text(), result.finishes) == ("over capacity", "Half", [])
+    assert result.usage == account(UsageSource.UPSTREAM_FINAL, input=3, output=1)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from midstream_server.model import (
 )
 from midstream_server.upstreams.base import EventIgnored, PartDelta, UpstreamEvent
 from midstream_server.upstreams.mapping import made_call_id
-from midstream_server.upstreams.wire.json_text import as_count, as_object, as_text, cut_words, encode_json
+from midstream_server.upstreams.wire.json_text import as_count, as_list, as_object, as_text, cut_words, encode_json
 
 TEXT, REASONING, TOOL, FOREIGN = "text", "reasoning", "tool", "foreign"
 _KINDS = {"text": TEXT, "thinking": REASONING, "redacted_thinking": REASONING, "tool_use": TOOL}
@@ -63,6 +63,8 @@ class BlockReader:
         block = self._open(index, kind)
         if kind is TEXT:
             self.add_text(block, as_text(content.get("text")), events)
+            for citation in as_list(content.get("citations")):
+                self._annotate(block, as_object(citation), events)
         elif kind is REASONING:
             self.add_reasoning(block, as_text(content.get("thinking")), events)
             self._set_state(block, name, as_text(content.get(_STATE_FIELDS[name])), events)

@@ -59,6 +59,8 @@ class ChatRules:
 
     def __init__(self) -> None:
         self._parts = PartSequence()
+        self._block = 0
+        """The index of the block that the open part is."""
         self._texts = SaidTexts()
         self._calls: dict[int | None, str] = {}
         """The key of the open call at each index."""
@@ -127,7 +129,10 @@ class ChatRules:
             answer.events.append(PartDelta(part=self._parts.key, logprobs=logprobs))
 
     def _say(self, index: int, thinking: str, text: str, answer: Answer) -> None:
-        """https://docs.cohere.com/docs/reasoning: what was thought is a block of its own."""
+        """https://docs.cohere.com/docs/reasoning: what was thought is a block of its own; a block is a part."""
+        if index != self._block:
+            self._parts.close(answer.events)
+            self._block = index
         if thinking:
             self._parts.add(_REASONING, ReasoningDelta(thinking), answer.events)
         if text:

@@ -29,6 +29,8 @@ from midstream_server.upstreams.wire.json_text import as_list, as_object, as_tex
 SIGNATURE = "thoughtSignature"
 _TEXT, _REASONING, _OTHER = "text", "reasoning", "part"
 _COMPLETE = PartState.COMPLETE
+_SERVER_TOOLS = ("executableCode", "codeExecutionResult", "toolCall", "toolResponse", "functionResponse")
+"""What Gemini's own tools do: no part of the message, and neither are their signatures."""
 
 
 @dataclass(slots=True)
@@ -77,10 +79,10 @@ class PartReader:
             self._read_blob(blob, signature, events)
         elif isinstance(text, str) and text:
             self._add_signed_text(text, part.get("thought") is True, signature, events)
-        elif signature:
+        elif signature and not any(name in part for name in _SERVER_TOOLS):
             self._sign(signature, events)
         elif not isinstance(text, str):
-            kind = next((name for name in part if name != "thought"), "")
+            kind = next((name for name in part if name not in ("thought", SIGNATURE)), "")
             events.append(EventIgnored(kind=f"part {cut_words(kind, 64)}"))
 
     def add_text(self, text: str, events: list[UpstreamEvent], *, is_thought: bool) -> None:

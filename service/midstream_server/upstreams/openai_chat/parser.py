@@ -133,8 +133,13 @@ class ChatRules:
         return "choices" in value or any(value.get(field) for field in _FIELDS)
 
     def find_error(self, value: JsonValue) -> JsonValue:
-        """The error in a chunk, or None; some relatives say with a type that all of it is one."""
-        return find_error(value) or (value if as_object(value).get("type") == "error" else None)
+        """The error in a chunk, or None; some relatives say with a type that all of it is one.
+
+        Groq says in words of its own why it broke off: https://console.groq.com/docs/api-reference#chat-create.
+        """
+        fields = as_object(value)
+        in_words = as_object(fields.get("x_groq")).get("error") or None
+        return find_error(value) or (value if fields.get("type") == "error" else in_words)
 
     def failure_of(self, error: JsonValue, answer: Answer) -> RunFailure:
         """The failure that an error means."""
@@ -191,7 +196,10 @@ class ChatRules:
     def _read_usage(
         self, chunk: dict[str, JsonValue], choice: dict[str, JsonValue], is_last: bool, answer: Answer
     ) -> None:
-        """The last account wins; it is a running one until the answer ends, and so is one that comes before any."""
+        """The last account wins; it is a running one until the answer ends, and so is one that comes before any.
+
+        What it costs is a number (OpenRouter), or a sum: https://docs.perplexity.ai/api-reference/chat-completions-post.
+        """
         usage = find_usage(chunk, choice)
         if usage is None:
             return
@@ -199,5 +207,6 @@ class ChatRules:
         self._usage = as_final(usage) if is_final else usage
         answer.report(self._usage)
         cost = as_object(chunk.get("usage")).get("cost")
+        cost = as_object(cost).get("total_cost", cost)
         if is_final and isinstance(cost, int | float) and not isinstance(cost, bool):
             answer.tell({"usage.cost": format(cost, ".12g")})
