@@ -127,6 +127,33 @@ func TestGetWaitsForTheEnding(t *testing.T) {
 	}
 }
 
+// A server that answers before the wait is over is not hurried.
+func TestAWaitForAnEndingHurriesNobody(t *testing.T) {
+	server := serve(t)
+	server.run = &Run{State: RunStateRunning}
+
+	run, err := server.client(t).Get(context.Background(), "run", &GetOptions{Wait: 250 * time.Millisecond})
+
+	if calls := len(server.received()); err != nil || run.GetState() != RunStateRunning || calls < 2 || calls > 5 {
+		t.Fatalf("%v, %v, %d calls", run, err, calls)
+	}
+}
+
+// Details of another domain are not ours, wherever they stand.
+func TestOnlyDetailsOfOurDomainAreRead(t *testing.T) {
+	theirs := &errdetails.ErrorInfo{Reason: "RUN_NOT_FOUND", Domain: "example.com"}
+	ours := &errdetails.ErrorInfo{Reason: "UPSTREAM_REJECTED", Domain: errorDomain}
+	alone, _ := status.New(codes.NotFound, "no").WithDetails(theirs)
+	both, _ := status.New(codes.Unknown, "no").WithDetails(theirs, ours)
+
+	if base := baseOf(errorOfCall(alone.Err())); base.Reason != "" || base.Code != codes.NotFound {
+		t.Fatalf("%#v", base)
+	}
+	if err := FailureOf(&Run{State: RunStateFailed, Error: both.Proto()}); !isA[*UpstreamRejected](err) {
+		t.Fatalf("%#v", err)
+	}
+}
+
 // A list reads page after page, and no page more than is wanted.
 func TestAListReadsPageAfterPage(t *testing.T) {
 	server := serve(t)

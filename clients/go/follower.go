@@ -118,8 +118,7 @@ func (f *follower) acceptNew(event *midstreamv1.RunEvent) ([]Delta, error) {
 	case event.GetStarted() != nil:
 		f.started = event.GetStarted()
 	case event.GetFinished() != nil:
-		f.final = event.GetFinished().GetRun()
-		return nil, f.parts.checkFinal(f.final.GetMessage())
+		return nil, f.end(event.GetFinished().GetRun())
 	case event.GetDelta() != nil:
 		return f.acceptDelta(event.GetDelta(), first, event.GetSequence())
 	}
@@ -152,13 +151,22 @@ func (f *follower) acceptSnapshot(message *Message, sequence uint64) ([]Delta, e
 }
 
 // endAt takes the run in place of its last event, where that had been received before: the cursor was its end. If it is
-// not so, the stream that ended was cut off.
-func (f *follower) endAt(run *Run) bool {
+// not so, the stream that ended was cut off. The error is of a run that says another thing than what was received: a
+// store that fails over may lose what it had told.
+func (f *follower) endAt(run *Run) (bool, error) {
 	if !IsEnding(run.GetState()) || run.GetLastSequence() != f.lastSequence {
-		return false
+		return false, nil
 	}
+	if err := f.end(run); err != nil {
+		return false, f.withPlace(err)
+	}
+	return true, nil
+}
+
+// end takes the run as it ended; the error says that what was received is not what it says.
+func (f *follower) end(run *Run) error {
 	f.final = run
-	return true
+	return f.parts.checkFinal(run.GetMessage())
 }
 
 // lost says how long to wait before the next call, after one that ended before the run did. The error is that of the

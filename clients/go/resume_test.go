@@ -88,6 +88,72 @@ func TestAWatchAfterTheEndGivesTheRun(t *testing.T) {
 	}
 }
 
+// An ending that is not what was received is told, though its sequence is right, and stays.
+func TestAnEndingThatIsNotWhatWasReceivedIsTold(t *testing.T) {
+	server := serve(t, turn{events: begun})
+	server.run = finishedEvent(2, "AB").GetFinished().GetRun()
+	run := generate(t, server.client(t), context.Background())
+
+	for range 2 {
+		_, err := run.Result(context.Background())
+		if gap, isGap := errors.AsType[*StreamGapError](err); !isGap || gap.LastSequence != 2 || gap.RunID != run.RunID() {
+			t.Fatalf("%v", err)
+		}
+	}
+}
+
+// A turn that is given up does not wait for the answer to whether the run has ended, and the next one asks again.
+func TestATurnThatIsGivenUpAsksAgain(t *testing.T) {
+	log := textLog("ab", "cd")
+	server := serve(t, turn{events: log[:2]}, turn{events: log[2:]})
+	server.asked = make(chan struct{}, 1)
+	run := generate(t, server.client(t), context.Background())
+	readDelta(t, run)
+	turnContext, cancel := context.WithCancel(context.Background())
+	go func() {
+		<-server.asked
+		cancel()
+	}()
+
+	started := time.Now()
+
+	_, err := run.Next(turnContext)
+
+	if waited := time.Since(started); err != context.Canceled || waited > 5*time.Second {
+		t.Fatalf("%v, after %s", err, waited)
+	}
+	server.mutex.Lock()
+	server.asked, server.run = nil, &Run{State: RunStateRunning, LastSequence: 2}
+	server.mutex.Unlock()
+	if final, err := run.Result(context.Background()); err != nil || run.Text() != "abcd" || server.cancels() != 0 {
+		t.Fatalf("%v, %v, %q", final, err, run.Text())
+	}
+}
+
+// Closing does not wait for that answer either, and whoever reads is told.
+func TestClosingDoesNotWaitForTheAnswer(t *testing.T) {
+	server := serve(t, turn{events: begun})
+	server.asked = make(chan struct{}, 1)
+	run := generate(t, server.client(t), context.Background())
+	readDelta(t, run)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := run.Next(context.Background())
+		ended <- err
+	}()
+	<-server.asked
+	started := time.Now()
+
+	err := run.Close()
+
+	if waited := time.Since(started); err != nil || waited > 5*time.Second || server.cancels() != 1 {
+		t.Fatalf("%v, after %s, %d cancels", err, waited, server.cancels())
+	}
+	if err := <-ended; !isA[*StreamClosed](err) {
+		t.Fatalf("%v", err)
+	}
+}
+
 // A gap is told, with what was received, and stays.
 func TestAGapInTheStreamIsTold(t *testing.T) {
 	server := serve(t, turn{events: begun, later: []*midstreamv1.RunEvent{deltaEvent(4, 0, 2, "c")}})

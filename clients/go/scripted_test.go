@@ -36,6 +36,7 @@ type scriptedServer struct {
 	pages      []*midstreamv1.ListRunsResponse
 	failFirst  int // unary calls that are refused as UNAVAILABLE first
 	unaryCalls int
+	asked      chan struct{} // if there is one, every GetRun says here that it came, and waits until it is cancelled
 }
 
 // turn is what a stream answers: events, the later ones once the gate is open, then an error, or nil for a good end; or
@@ -137,6 +138,12 @@ func (s *scriptedServer) GetRun(ctx context.Context, request *midstreamv1.GetRun
 	s.note(ctx, request)
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
+	if asked := s.asked; asked != nil {
+		s.mutex.Unlock()
+		asked <- struct{}{}
+		<-ctx.Done()
+		s.mutex.Lock()
+	}
 	if err := s.refusal(); err != nil {
 		return nil, err
 	}

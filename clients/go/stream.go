@@ -193,7 +193,7 @@ func (s *RunStream) receive(ctx context.Context) error {
 	}
 	select {
 	case arrived := <-current.arrivals:
-		return s.take(current, arrived)
+		return s.take(ctx, current, arrived)
 	case <-ctx.Done():
 		return s.turnError(ctx)
 	case <-s.closing:
@@ -244,15 +244,23 @@ func (s *RunStream) open() {
 	s.call = startCall(s.calls, s.client.streams.stub, generate, watch)
 }
 
-func (s *RunStream) take(current *call, arrived arrival) error {
-	switch {
-	case arrived.err == nil:
+func (s *RunStream) take(ctx context.Context, current *call, arrived arrival) error {
+	if arrived.err == nil {
 		return s.accept(current, arrived)
-	case arrived.err != io.EOF:
+	}
+	if arrived.err != io.EOF {
 		return s.lose(errorOfCall(arrived.err))
-	case s.hasSeenTheEnd():
+	}
+	hasEnded, err := s.hasSeenTheEnd(ctx)
+	switch {
+	case err != nil:
+		return err
+	case hasEnded:
 		s.finish(current)
 		return nil
+	case ctx.Err() != nil:
+		current.arrivals <- arrived // there is room, since it was the last: the next turn asks again
+		return s.turnError(ctx)
 	default:
 		return s.lose(typed(&ClientError{Reason: "CONNECTION_LOST", Message: endedEarly, Code: codes.Unavailable}))
 	}
@@ -284,17 +292,22 @@ func (s *RunStream) finish(current *call) {
 }
 
 // hasSeenTheEnd says whether a call that ended well before a last event did so because the run was over.
-func (s *RunStream) hasSeenTheEnd() bool {
+func (s *RunStream) hasSeenTheEnd(ctx context.Context) (bool, error) {
 	if s.LastSequence() == 0 {
-		return false
+		return false, nil
 	}
-	run, err := s.client.Get(s.calls, s.RunID(), nil)
+	asking, stop := context.WithCancel(s.calls)
+	defer stop()
+	defer context.AfterFunc(ctx, stop)()
+	run, err := s.client.Get(asking, s.RunID(), nil)
 	if err != nil {
-		return false // the next call finds out
+		return false, nil // the next call finds out
 	}
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	return s.follower.endAt(run)
+	hasEnded, err := s.follower.endAt(run)
+	s.failure = err
+	return hasEnded, err
 }
 
 // lose decides what follows a call that ended before the run did.

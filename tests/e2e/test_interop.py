@@ -1,15 +1,21 @@
 """The interop harness itself: that it passes what is right, and that nothing which is wrong gets past it."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from interop.languages import LANGUAGES, Language
 from interop.matrix import lines
 from interop.proxy import Proxy
+from interop.python.__main__ import outcome
+from interop.python.stage import Stage
 from interop.runners import Column, results_of, run
 from interop.scenarios import KINDS, scenarios, scripts
+from rpc.scripted_server import ScriptedServer, text_log
+from rpc.tcp_proxy import TcpProxy
 
 SOME = [each for each in scenarios() if each.name in ("complete", "resume_at_every_event", "cancel_by_leaving")]
 ELSEWHERE = [each for each in scenarios() if each.name in ("cancel_by_id_from_elsewhere", "duplicate_start")]
@@ -25,7 +31,7 @@ def scripted_language(root: Path, script: str) -> Language:
     return Language("shell", root=root)
 
 
-@pytest.mark.timeout(180)  # the harness has limits of its own, by scenario
+@pytest.mark.timeout(300)  # more than the harness's own limits together, which say what they waited for
 async def test_stubs_pass_against_a_real_server_with_tls():
     """A run, a stop, and a connection that is lost at every event; server, proxy and control do what they should."""
     column = await run(LANGUAGES["python"], "raw", SOME, has_tls=True)
@@ -34,7 +40,7 @@ async def test_stubs_pass_against_a_real_server_with_tls():
     assert all(each.ok for each in column.results)
 
 
-@pytest.mark.timeout(180)  # the harness has limits of its own, by scenario
+@pytest.mark.timeout(400)  # more than the harness's own limits together, which say what they waited for
 async def test_stubs_pass_against_two_replicas():
     """Both get connections, and it makes no difference which of them a call meets."""
     column = await run(LANGUAGES["python"], "raw", SOME + ELSEWHERE, has_tls=False, replicas=2)
@@ -58,6 +64,23 @@ async def test_the_proxy_spreads_connections_and_passes_over_who_is_gone():
 
         assert list(proxy.accepted.values()) == [3, 7]
     assert (both, left, nobody) == ([b"1", b"2", b"2", b"1", b"1", b"2"], [b"2"] * 4, b"")
+
+
+@pytest.mark.parametrize("kind", [Proxy, TcpProxy])
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_proxy_that_ends_leaves_no_connection_open(kind: type[Proxy] | type[TcpProxy], turns: int):
+    """However far a connection had come, also one that it had not begun to serve."""
+    server = await _greeting(b"1")
+    async with server, asyncio.timeout(5):
+        port = server.sockets[0].getsockname()[1]
+        async with Proxy(port) if kind is Proxy else TcpProxy(f"127.0.0.1:{port}") as proxy:
+            address = proxy.port if isinstance(proxy, Proxy) else int(proxy.address.rpartition(":")[2])
+            reader, writer = await asyncio.open_connection("127.0.0.1", address)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() in (b"", b"1")
+        writer.close()
 
 
 async def _greeting(name: bytes) -> asyncio.Server:
@@ -107,6 +130,18 @@ async def test_a_broken_runner_passes_nothing(tmp_path: Path, script: str, detai
     assert [each.detail for each in results] == details
     assert not any(each.ok for each in results)
     assert "\n".join(lines([Column("shell", "client", results)], SOME)).count("FAILED  shell client: ") == len(SOME)
+
+
+async def test_a_scenario_that_hangs_says_where():
+    """The lines that it stood at, down to the one that waited."""
+    models = {name: name for name in scripts()}
+    async with ScriptedServer(text_log("x")) as server, aiohttp.ClientSession() as session:
+        server.hold_after(0)
+        configuration = {"kind": "raw", "target": server.target, "tls": None, "api_key": None, "models": models}
+        detail = await outcome("complete", Stage(configuration, session), 0.2)
+
+    assert detail.startswith("not over after 0.2 s: it was at cases.py:")
+    assert detail.endswith("event = await self.call.read()")
 
 
 def test_a_language_that_cannot_run_says_why(tmp_path: Path):

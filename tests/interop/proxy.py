@@ -50,9 +50,13 @@ class Proxy:
         return len(lost)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._server.is_serving():  # it was accepted as the proxy ended
+            _reset(writer)
+            return
         task = asyncio.get_running_loop().create_task(self._serve((reader, writer)), name="interop-proxy")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.close())  # also of one that is cancelled before it has begun
 
     async def _serve(self, client: _Ends) -> None:
         server = await self._connected()
@@ -66,7 +70,6 @@ class Proxy:
                 group.create_task(_pump(server[0], client[1]))
         finally:
             self._writers.pop(id(client), None)
-            client[1].close()
             server[1].close()
 
     async def _connected(self) -> _Ends | None:

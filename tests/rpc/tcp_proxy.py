@@ -73,13 +73,14 @@ class TcpProxy:
         await self._accepted.wait()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._is_refusing:
+        if self._is_refusing or not self._server.is_serving():  # it may be accepted as the proxy ends
             _reset(writer)
             self._accepted.set()
             return
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer), name="proxy-link")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.close())  # also of one that is cancelled before it has begun
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -72,6 +72,34 @@ def test_every_reason_of_a_call_has_its_class(server_error: type[server_errors.M
     assert error.reason == server_error.reason
 
 
+@pytest.mark.parametrize(
+    "details",
+    [
+        b"\xff\xff",
+        status_pb2.Status(
+            details=[any_pb2.Any(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff\xff")]
+        ).SerializeToString(),
+    ],
+    ids=["status", "detail"],
+)
+def test_a_damaged_status_is_still_an_error(details: bytes):
+    """What something between has made of it cannot be read; the code and the words can."""
+    trailing = grpc.aio.Metadata(("grpc-status-details-bin", details))
+
+    error = error_of_call(grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), trailing, "words"))
+
+    assert isinstance(error, ConnectionLost)
+    assert (error.code, str(error)) == (grpc.StatusCode.UNAVAILABLE, "CONNECTION_LOST: words")
+
+
+def test_details_of_another_domain_are_not_ours():
+    """Wherever they stand."""
+    theirs = error_details_pb2.ErrorInfo(reason="RUN_NOT_FOUND", domain="example.com")
+
+    assert call_error(grpc.StatusCode.NOT_FOUND, theirs).reason == ""
+    assert isinstance(call_error(grpc.StatusCode.NOT_FOUND, theirs, info("INVALID_REQUEST")), InvalidRequest)
+
+
 def test_every_reason_of_a_failed_run_has_its_class():
     """All are RunFailed."""
     assert set(RUN_FAILURES) == set(server_errors.RUN_FAILURES)

@@ -238,6 +238,40 @@ def test_the_timeout_is_shared_by_all_calls():
         follower.next_call()
 
 
+def test_no_wait_is_longer_than_the_timeout():
+    """The next call then says that it has passed."""
+    clock = HandClock()
+    follower = follower_of(clock=clock, timeout=5)
+    follower.next_call()
+    clock.now += 4.5
+
+    clock.now += follower.lost(Draining(code=CODES.UNAVAILABLE, retry_after=3))
+
+    assert clock.now == 105
+    with pytest.raises(DeadlineExceeded):
+        follower.next_call()
+
+
+def test_an_ending_from_elsewhere_is_held_against_what_was_received():
+    """It takes the place of the last event, so it must be the sum of the others; another sequence is no ending."""
+    ending = run_pb2.Run(state=run_pb2.RUN_STATE_FAILED, last_sequence=2)
+    ending.message.parts.add().text.text = "ab"
+    same, other, later = follower_of(), follower_of(), follower_of()
+    for follower in (same, other, later):
+        for event in text_log("ab", "cd")[:2]:
+            follower.accept(event)
+
+    assert same.end_at(ending)
+    assert same.final == ending
+    ending.message.parts[0].text.text = "AB"
+    with pytest.raises(StreamGapError) as caught:
+        other.end_at(ending)
+    assert (caught.value.run_id, caught.value.last_sequence) == ("run", 2)
+    ending.last_sequence = 3
+    assert not later.end_at(ending)
+    assert later.final is None
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [

@@ -120,7 +120,22 @@ class Follower:
         Raises:
             DeadlineExceeded: The caller's timeout has passed.
         """
-        return self._next_request(), self._remaining_seconds()
+        return self._next_request(), self.remaining_seconds()
+
+    def remaining_seconds(self) -> float | None:
+        """What is left of the caller's timeout, which begins with the first call; None if there is none.
+
+        Raises:
+            DeadlineExceeded: Nothing is left.
+        """
+        if self._timeout is None:
+            return None
+        if self._deadline is None:
+            self._deadline = self._clock() + self._timeout
+        remaining = self._deadline - self._clock()
+        if remaining <= 0:
+            raise self.with_place(DeadlineExceeded())
+        return remaining
 
     def accept(self, event: run_pb2.RunEvent) -> tuple[Delta, ...]:
         """Takes an event and returns what is new and known in it.
@@ -144,10 +159,17 @@ class Follower:
 
         Returns:
             Whether it is so. Otherwise the stream that ended was cut off.
+
+        Raises:
+            StreamGapError: That run says another thing than what was received: a store that fails over may lose what it
+                had told.
         """
         if not RunState(run.state).is_ending or run.last_sequence != self.last_sequence:
             return False
-        self.final = run
+        try:
+            self._end(run)
+        except StreamGapError as error:
+            raise self.with_place(error) from None
         return True
 
     def lost(self, error: MidstreamClientError) -> float:
@@ -170,7 +192,9 @@ class Follower:
         if now + delay >= self._lost_time + self._resume_seconds:
             raise self.with_place(error)
         self._attempt += 1
-        return delay
+        if self._deadline is None:
+            return delay
+        return max(0.0, min(delay, self._deadline - now))  # the next call then tells of the deadline
 
     def note_ended(self, error: MidstreamClientError) -> None:
         """Takes note of a call that ended. One that was not refused may have started the run, though no event came."""
@@ -203,16 +227,6 @@ class Follower:
     def _starts_from_snapshot(self) -> bool:
         return isinstance(self._opening, generation_service_pb2.WatchRunRequest) and self._opening.from_snapshot
 
-    def _remaining_seconds(self) -> float | None:
-        if self._timeout is None:
-            return None
-        if self._deadline is None:
-            self._deadline = self._clock() + self._timeout
-        remaining = self._deadline - self._clock()
-        if remaining <= 0:
-            raise self.with_place(DeadlineExceeded())
-        return remaining
-
     def _accept_snapshot(self, event: run_pb2.RunEvent) -> tuple[Delta, ...]:
         if event.sequence <= self.last_sequence:
             return ()
@@ -242,12 +256,16 @@ class Follower:
         if event.HasField("started"):
             self.started = event.started
         elif event.HasField("finished"):
-            self.final = event.finished.run
-            self._message.check_final(event.finished.run.message)
+            self._end(event.finished.run)
         elif event.HasField("delta"):
             folded = self._message.fold(event.delta, overlaps=first <= self.last_sequence)
             return delta_of(folded, first_sequence=max(first, self.last_sequence + 1), sequence=event.sequence)
         return None
+
+    def _end(self, run: run_pb2.Run) -> None:
+        """Takes the run as it ended; raises StreamGapError if what was received is not what it says."""
+        self.final = run
+        self._message.check_final(run.message)
 
     def _advance(self, sequence: int) -> None:
         self.last_sequence = sequence

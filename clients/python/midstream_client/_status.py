@@ -1,8 +1,11 @@
 """From gRPC statuses, and from the error of a run, to errors of this package."""
 
+import contextlib
 from collections.abc import Iterable
 
 import grpc
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 from midstream.v1 import run_pb2
@@ -65,14 +68,15 @@ def error_of_run(run: run_pb2.Run) -> RunFailed:
 def _rich_status(trailing_metadata: Iterable[tuple[str, str | bytes]]) -> status_pb2.Status:
     for key, value in trailing_metadata:
         if key == _DETAILS_KEY and isinstance(value, bytes):
-            return status_pb2.Status.FromString(value)
+            with contextlib.suppress(DecodeError):  # the code and the words are known all the same
+                return status_pb2.Status.FromString(value)
     return status_pb2.Status()
 
 
 def _error_info(status: status_pb2.Status) -> error_details_pb2.ErrorInfo | None:
     info = error_details_pb2.ErrorInfo()
     for detail in status.details:
-        if detail.Unpack(info) and info.domain == DOMAIN:
+        if _unpacked(detail, info) and info.domain == DOMAIN:
             return info
     return None
 
@@ -80,7 +84,7 @@ def _error_info(status: status_pb2.Status) -> error_details_pb2.ErrorInfo | None
 def _field_violations(status: status_pb2.Status) -> tuple[FieldViolation, ...]:
     bad_request = error_details_pb2.BadRequest()
     for detail in status.details:
-        if detail.Unpack(bad_request):
+        if _unpacked(detail, bad_request):
             return tuple(FieldViolation(each.field, each.description) for each in bad_request.field_violations)
     return ()
 
@@ -88,6 +92,14 @@ def _field_violations(status: status_pb2.Status) -> tuple[FieldViolation, ...]:
 def _retry_after(status: status_pb2.Status) -> float | None:
     retry = error_details_pb2.RetryInfo()
     for detail in status.details:
-        if detail.Unpack(retry):
+        if _unpacked(detail, retry):
             return retry.retry_delay.ToNanoseconds() / 1e9
     return None
+
+
+def _unpacked(detail: any_pb2.Any, target: Message) -> bool:
+    """Whether a detail is of the target's type, and could be read."""
+    try:
+        return detail.Unpack(target)
+    except DecodeError:
+        return False

@@ -24,7 +24,7 @@ from midstream_client._requests import (
 from midstream_client._resume import Follower
 from midstream_client._status import error_of_call
 from midstream_client.async_stream import AsyncRunStream
-from midstream_client.client import DEFAULT_CANCEL_WAIT_SECONDS, MAX_WAIT_SECONDS
+from midstream_client.client import DEFAULT_CANCEL_WAIT_SECONDS, MAX_WAIT_SECONDS, MIN_PAUSE_SECONDS
 from midstream_client.enums import MessageView, RunState
 from midstream_client.errors import StreamClosed
 from midstream_client.messages import Messages
@@ -143,8 +143,9 @@ class AsyncClient:
             left = min(MAX_WAIT_SECONDS, max(0.0, deadline - time.monotonic())) if wait is not None else None
             request = get_request(run_id, view, left)
             run: run_pb2.Run = await self._call(self.transport().control.GetRun, request, left or 0.0)
-            if RunState(run.state).is_ending or time.monotonic() >= deadline:
+            if RunState(run.state).is_ending or (now := time.monotonic()) >= deadline:
                 return run
+            await asyncio.sleep(min(MIN_PAUSE_SECONDS, deadline - now))
 
     async def list(self, **filters: Unpack[ListFilters]) -> AsyncIterator[run_pb2.Run]:
         """The runs without their messages, newest first, page after page.

@@ -62,6 +62,7 @@ class AsyncRunStream:
         self._reading: asyncio.Task[object] | None = None
         self._pending: deque[Delta] = deque()
         self._closing = asyncio.Event()
+        self._question: asyncio.Timeout | None = None
         self._is_entered = False
         self._is_stopped = False
 
@@ -168,6 +169,8 @@ class AsyncRunStream:
         if self._closing.is_set():
             return
         self._closing.set()
+        if self._question is not None and not self._question.expired():
+            self._question.reschedule(asyncio.get_running_loop().time())
         if self._call is not None or self._follower.must_stop(in_flight=False):
             await _uninterrupted(self._leave(), f"midstream-leave:{self.run_id}")
 
@@ -203,11 +206,17 @@ class AsyncRunStream:
 
     async def _has_seen_the_end(self) -> bool:
         """Whether a call that ended, with status OK, before a last event did so because the run was over."""
+        if self.last_sequence == 0:
+            return False
         try:
-            return self.last_sequence > 0 and self._follower.end_at(await self._control.get(self.run_id))
-        except MidstreamClientError as error:
-            logger.debug("run %s: whether it has ended is not known: %s", self.run_id, error)
+            async with asyncio.timeout(self._follower.remaining_seconds()) as self._question:
+                run = await self._control.get(self.run_id)
+        except (MidstreamClientError, TimeoutError) as error:
+            logger.debug("run %s: whether it has ended is not known: %r", self.run_id, error)
             return False  # the next call finds out
+        finally:
+            self._question = None
+        return self._follower.end_at(run)
 
     async def _lose(self, error: MidstreamClientError) -> None:
         self._call = None

@@ -31,6 +31,8 @@ from midstream_client.stream import RunStream
 DEFAULT_CANCEL_WAIT_SECONDS = 5.0
 MAX_WAIT_SECONDS = 60.0
 """The longest wait of one call."""
+MIN_PAUSE_SECONDS = 0.1
+"""Between two of them, should the server answer before the wait is over: one that goes away may."""
 
 _Response = TypeVar("_Response")
 
@@ -131,8 +133,9 @@ class Client:
             left = min(MAX_WAIT_SECONDS, max(0.0, deadline - time.monotonic())) if wait is not None else None
             request = get_request(run_id, view, left)
             run: run_pb2.Run = self._call(self._transport.control.GetRun, request, left or 0.0)
-            if RunState(run.state).is_ending or time.monotonic() >= deadline:
+            if RunState(run.state).is_ending or (now := time.monotonic()) >= deadline:
                 return run
+            time.sleep(min(MIN_PAUSE_SECONDS, deadline - now))
 
     def list(self, **filters: Unpack[ListFilters]) -> Iterator[run_pb2.Run]:
         """The runs without their messages, newest first, page after page.
@@ -163,7 +166,8 @@ class Client:
         timeout: float | None,
     ) -> RunStream:
         seconds = resume_seconds if self._resume_seconds is None else self._resume_seconds
-        return RunStream(self._transport, self, Follower(request, resume_seconds=seconds, timeout=timeout))
+        follower = Follower(request, resume_seconds=seconds, timeout=timeout)
+        return RunStream(self._transport, self, follower, self._request_seconds)
 
     def _call(self, method: Callable[..., _Response], request: object, wait_seconds: float = 0.0) -> _Response:
         if self._transport.is_closed:
@@ -171,4 +175,6 @@ class Client:
         try:
             return method(request, timeout=self._request_seconds + wait_seconds, metadata=self._transport.metadata)
         except grpc.RpcError as error:
+            if self._transport.is_closed and error.code() is grpc.StatusCode.CANCELLED:
+                raise StreamClosed("the client was closed") from None
             raise error_of_call(error) from error

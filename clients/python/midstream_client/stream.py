@@ -10,7 +10,7 @@ import grpc
 
 from midstream.v1 import generation_service_pb2, run_pb2
 from midstream_client._channel import SyncTransport
-from midstream_client._requests import cancel_request
+from midstream_client._requests import cancel_request, get_request
 from midstream_client._resume import Follower
 from midstream_client._status import error_of_call, error_of_run
 from midstream_client.deltas import Delta
@@ -37,6 +37,13 @@ class _Call(Protocol):
     def is_active(self) -> bool: ...
 
 
+class _Question(Protocol):
+    """What a call of GetRun can do that another thread may cancel."""
+
+    def result(self) -> run_pb2.Run: ...
+    def cancel(self) -> object: ...
+
+
 class RunControl(Protocol):
     """What a stream asks of its client."""
 
@@ -58,12 +65,16 @@ class RunStream:
     (unless it only watches). One thread iterates; any thread may call `cancel`, `close`, and read what has come.
     """
 
-    def __init__(self, transport: SyncTransport, control: RunControl, follower: Follower) -> None:
+    def __init__(
+        self, transport: SyncTransport, control: RunControl, follower: Follower, request_seconds: float
+    ) -> None:
         self._transport = transport
         self._control = control
         self._follower = follower
+        self._request_seconds = request_seconds
         self._lock = threading.Lock()
         self._call: _Call | None = None
+        self._question: _Question | None = None
         self._pending: deque[Delta] = deque()
         self._closing = threading.Event()
         self._is_entered = False
@@ -170,7 +181,9 @@ class RunStream:
             if self._closing.is_set():
                 return
             self._closing.set()
-            call = self._call
+            call, question = self._call, self._question
+        if question is not None:
+            question.cancel()
         try:
             if not self._is_stopped and self._follower.must_stop(in_flight=self._is_in_flight(call)):
                 self._stop()
@@ -207,11 +220,26 @@ class RunStream:
 
     def _has_seen_the_end(self) -> bool:
         """Whether a call that ended, with status OK, before a last event did so because the run was over."""
+        if self.last_sequence == 0:
+            return False
         try:
-            return self.last_sequence > 0 and self._follower.end_at(self._control.get(self.run_id))
-        except MidstreamClientError as error:
-            logger.debug("run %s: whether it has ended is not known: %s", self.run_id, error)
+            run = self._ask().result()
+        except (MidstreamClientError, grpc.RpcError, grpc.FutureCancelledError) as error:
+            logger.debug("run %s: whether it has ended is not known: %r", self.run_id, error)
             return False  # the next call finds out
+        return self._follower.end_at(run)
+
+    def _ask(self) -> _Question:
+        """Asks for the run, in a way that `close` can end."""
+        request = get_request(self.run_id, MessageView.AS_STREAMED, None)
+        with self._lock:
+            if self._closing.is_set() or self._transport.is_closed:
+                raise StreamClosed()
+            remaining = self._follower.remaining_seconds()
+            seconds = self._request_seconds if remaining is None else min(self._request_seconds, remaining)
+            get_run, metadata = self._transport.control.GetRun, self._transport.metadata
+            self._question = get_run.future(request, timeout=seconds, metadata=metadata)
+            return self._question
 
     def _lose(self, error: MidstreamClientError) -> None:
         self._call = None

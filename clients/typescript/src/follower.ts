@@ -101,7 +101,16 @@ export class Follower {
 
   /** The next call's request, and how long it may take. Throws DeadlineExceeded if the caller's timeout is over. */
   nextCall(): { request: FollowRequest; timeoutMs: number | undefined } {
-    return { request: this.#nextRequest(), timeoutMs: this.#remainingMs() };
+    return { request: this.#nextRequest(), timeoutMs: this.remainingMs() };
+  }
+
+  /** What is left of the caller's timeout, which begins with the first call. Throws DeadlineExceeded if nothing is. */
+  remainingMs(): number | undefined {
+    if (this.#timeoutMs === undefined) return undefined;
+    this.#deadline ??= this.#clock() + this.#timeoutMs;
+    const remaining = this.#deadline - this.#clock();
+    if (remaining <= 0) throw this.withPlace(new DeadlineExceeded());
+    return remaining;
   }
 
   /** Takes an event and returns what is new and known in it. Throws a StreamGapError if it does not follow. */
@@ -176,14 +185,6 @@ export class Follower {
       start: { case: "afterSequence", value: BigInt(this.lastSequence) },
       claim: this.claims,
     });
-  }
-
-  #remainingMs(): number | undefined {
-    if (this.#timeoutMs === undefined) return undefined;
-    this.#deadline ??= this.#clock() + this.#timeoutMs;
-    const remaining = this.#deadline - this.#clock();
-    if (remaining <= 0) throw this.withPlace(new DeadlineExceeded());
-    return remaining;
   }
 
   #take(event: RunEvent, fold: (first: number, sequence: number) => readonly Delta[]): readonly Delta[] {

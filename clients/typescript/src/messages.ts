@@ -68,7 +68,7 @@ export function textOf(message: Message | undefined): string {
 
 /** Whether a run in this state is over. */
 export function isEnding(state: RunState): boolean {
-  return state >= RunState.COMPLETED;
+  return state === RunState.COMPLETED || state === RunState.CANCELLED || state === RunState.FAILED;
 }
 
 /** The conversation, with the system's message in front if there is one. */

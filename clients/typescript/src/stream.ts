@@ -6,7 +6,7 @@ import { Call } from "./call.js";
 import type { Transport } from "./channel.js";
 import type { CancelResult } from "./client.js";
 import type { Delta } from "./deltas.js";
-import { ConnectionLost, MidstreamClientError, StreamClosed } from "./errors.js";
+import { ConnectionLost, DeadlineExceeded, MidstreamClientError, StreamClosed } from "./errors.js";
 import type { Follower } from "./follower.js";
 import {
   RunState,
@@ -30,7 +30,7 @@ const AFTERWARDS_MS = 60_000;
 /** What a stream asks of its client. */
 export interface RunControl {
   cancel(runId: string, reason?: string, options?: { waitMs?: number | undefined }): Promise<CancelResult>;
-  get(runId: string, options?: { waitMs?: number | undefined }): Promise<Run>;
+  get(runId: string, options?: { waitMs?: number | undefined; signal?: AbortSignal }): Promise<Run>;
 }
 
 /**
@@ -204,12 +204,15 @@ export class RunStream implements AsyncIterable<Delta, undefined>, AsyncDisposab
     }
   }
 
-  /** What was awaited, unless the stream is left meanwhile. */
-  #uninterrupted<T>(work: Promise<T>): Promise<T> {
+  /** What was awaited, unless the stream is left meanwhile, or the time is over. */
+  #uninterrupted<T>(work: Promise<T>, timeoutMs?: number): Promise<T> {
+    let late: NodeJS.Timeout | undefined;
     return new Promise<T>((resolve, reject) => {
       this.#interrupt = () => reject(this.#closedError());
+      if (timeoutMs !== undefined) late = setTimeout(() => reject(new DeadlineExceeded()), timeoutMs);
       work.then(resolve, reject);
     }).finally(() => {
+      clearTimeout(late);
       this.#interrupt = undefined;
     });
   }
@@ -217,12 +220,16 @@ export class RunStream implements AsyncIterable<Delta, undefined>, AsyncDisposab
   /** Whether a call that ended, with status OK, before a last event did so because the run was over. */
   async #hasSeenTheEnd(): Promise<boolean> {
     if (this.lastSequence === 0) return false;
+    const timeoutMs = this.#follower.remainingMs();
+    const asking = new AbortController();
     let run: Run;
     try {
-      run = await this.#uninterrupted(this.#control.get(this.runId));
+      run = await this.#uninterrupted(this.#control.get(this.runId, { signal: asking.signal }), timeoutMs);
     } catch (error) {
       if (error instanceof MidstreamClientError) return false; // the next call finds out
       throw error;
+    } finally {
+      asking.abort();
     }
     return this.#follower.endAt(run);
   }

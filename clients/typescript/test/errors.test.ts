@@ -90,7 +90,9 @@ test("whatever breaks in a connection is a lost connection", () => {
 test("the error of a run has the run and its partial", () => {
   const info = create(ErrorInfoSchema, { domain: "midstream.v1", reason: "INTERNAL", metadata: { retryable: "true" } });
   const message = { parts: [{ part: { case: "text", value: { text: "ab" } } as const }] };
-  const error = { code: Code.Internal, message: "broke", details: [anyPack(ErrorInfoSchema, info)] };
+  const foreign = create(ErrorInfoSchema, { domain: "example.com", reason: "OWNER_LOST" });
+  const details = [foreign, info].map((each) => anyPack(ErrorInfoSchema, each));
+  const error = { code: Code.Internal, message: "broke", details };
   const run = create(RunSchema, { runId: "run", lastSequence: 3n, message, error });
 
   const thrown = errorOfRun(run);

@@ -179,6 +179,15 @@ test("a server that names a delay is obeyed, and none is beyond the grace", () =
   assert.throws(() => followerOf().lost(draining(10_000)), Draining);
 });
 
+test("no wait is longer than what is left of the timeout", () => {
+  const clock = new HandClock();
+  const follower = followerOf(GENERATE, clock, 5_000);
+  follower.nextCall();
+  clock.now += 4_500;
+
+  assert.equal(follower.lost(new Draining("", { code: Code.Unavailable, retryAfterMs: 3_000 })), 500);
+});
+
 test("what another call cannot mend is thrown at once", () => {
   for (const error of [
     new RunIdConflict("", { code: Code.AlreadyExists }),
@@ -235,6 +244,7 @@ test("a run that ended at the cursor ends the stream", () => {
   const run = create(RunSchema, { state: RunState.COMPLETED, lastSequence: 4n });
 
   assert.equal(follower.endAt(create(RunSchema, { ...run, state: RunState.RUNNING })), false);
+  assert.equal(follower.endAt(create(RunSchema, { ...run, state: 99 as RunState })), false); // of a later server
   assert.equal(follower.endAt(create(RunSchema, { ...run, lastSequence: 5n })), false);
   assert.equal(follower.endAt(run), true);
   assert.equal(follower.final, run);

@@ -281,6 +281,18 @@ test("an abort does not wait for the answer to whether the run has ended", async
   assert.equal(server.cancels.length, 1);
 });
 
+test("the deadline does not wait for that answer, and nothing goes on asking", async (context) => {
+  const { server, client } = await made(context, LOG.slice(0, 3));
+  server.holdsGets = true;
+  const begin = performance.now();
+
+  await assert.rejects(read(client.generate("a/b", "hi", { ...RUN, timeoutMs: 500 })), DeadlineExceeded);
+
+  assert.ok(performance.now() - begin < 5_000, `${performance.now() - begin} ms`);
+  assert.equal(server.gets, 1);
+  await server.until(() => server.heldGets === 0);
+});
+
 test("a stream that was closed before it was opened sends nothing", async (context) => {
   const { server, client } = await made(context);
   const run = client.generate("a/b", "hi", RUN);

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	midstream "github.com/midstream-dev/midstream/clients/go"
 )
@@ -21,6 +22,11 @@ const (
 	checkout = "../../.."
 	module   = checkout + "/clients/go"
 	model    = "sim/count-1000-100"
+)
+
+const (
+	limit   = 3 * time.Minute // of a program: of an example, which is compiled first, and of a server that it needs
+	cleanUp = 5 * time.Second // how long it may hold its output after it was killed
 )
 
 // printed is what the README's examples print when the model counts; a busy machine gets some more text before the stop.
@@ -51,7 +57,7 @@ func TestTheExamplesOfTheReadmeWork(t *testing.T) {
 			if err := os.WriteFile(file, []byte(strings.ReplaceAll(code, "local/smollm2", model)), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			expectPrinted(t, printed[index], exec.Command("go", "-C", module, "run", file))
+			expectPrinted(t, printed[index], program(t, "go", "-C", module, "run", file))
 		})
 	}
 }
@@ -67,7 +73,7 @@ func TestTheVersionIsThatOfThePythonClient(t *testing.T) {
 
 // The example that stops midstream works.
 func TestTheExampleThatStopsMidstreamWorks(t *testing.T) {
-	command := exec.Command("go", "-C", module, "run", "./examples/stop-midstream")
+	command := program(t, "go", "-C", module, "run", "./examples/stop-midstream")
 	command.Env = append(os.Environ(), "MIDSTREAM_TARGET="+realServer(t), "MIDSTREAM_MODEL="+model)
 
 	expectPrinted(t, `1 2 3 .*\nRUN_STATE_CANCELLED CANCEL_REASON_REQUESTED: \d{2,3} characters kept\n`, command)
@@ -76,14 +82,14 @@ func TestTheExampleThatStopsMidstreamWorks(t *testing.T) {
 // The HTTP example stops the run of a caller who hangs up.
 func TestTheExampleForHTTPStopsTheRunOfACallerWhoHangsUp(t *testing.T) {
 	binary := filepath.Join(t.TempDir(), "http-server")
-	build := exec.Command("go", "-C", module, "build", "-o", binary, "./examples/http-server")
+	build := program(t, "go", "-C", module, "build", "-o", binary, "./examples/http-server")
 	if output, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, output)
 	}
-	server := exec.Command(binary)
+	server := program(t, binary)
 	server.Env = append(os.Environ(), "MIDSTREAM_TARGET="+realServer(t), "MIDSTREAM_MODEL="+model, "PORT=0")
 	target := "http://" + listening(t, server)
-	ctx, hangUp := context.WithCancel(context.Background())
+	ctx, hangUp := context.WithTimeout(context.Background(), limit)
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, target+"/generate", strings.NewReader("Count."))
 	if err != nil {
 		t.Fatal(err)
@@ -99,7 +105,8 @@ func TestTheExampleForHTTPStopsTheRunOfACallerWhoHangsUp(t *testing.T) {
 	hangUp()
 	_ = response.Body.Close()
 
-	kept, err := http.Get(target + "/runs/" + response.Header.Get("X-Run-Id"))
+	client := &http.Client{Timeout: limit}
+	kept, err := client.Get(target + "/runs/" + response.Header.Get("X-Run-Id"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,9 +134,9 @@ func realServer(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	simulator := exec.Command(python, "-m", "midstream_simulator", "--port", "0")
+	simulator := program(t, python, "-m", "midstream_simulator", "--port", "0")
 	simulator.Env = append(os.Environ(), "PYTHONPATH=tests")
-	server := exec.Command(python, "-m", "midstream_server", "serve")
+	server := program(t, python, "-m", "midstream_server", "serve")
 	server.Env = append(os.Environ(),
 		"MIDSTREAM_LISTEN=127.0.0.1:0",
 		"MIDSTREAM_STORE=memory:",
@@ -138,6 +145,16 @@ func realServer(t *testing.T) string {
 		"MIDSTREAM_UPSTREAMS__SIM__BASE_URL=http://"+listening(t, simulator)+"/v1",
 	)
 	return listening(t, server)
+}
+
+// program is one that is killed with its test, or when it takes too long: nothing waits for it for ever.
+func program(t *testing.T, name string, arguments ...string) *exec.Cmd {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	t.Cleanup(cancel)
+	made := exec.CommandContext(ctx, name, arguments...)
+	made.WaitDelay = cleanUp // a `go run` that is killed leaves the program that it runs, which has the same output
+	return made
 }
 
 // listening starts a program that says on its first line where it listens, and ends it with the test.
@@ -158,7 +175,7 @@ func listening(t *testing.T, command *exec.Cmd) string {
 	line, err := bufio.NewReader(output).ReadString('\n')
 	_, address, isSaid := strings.Cut(strings.TrimSpace(line), "listening on ")
 	if err != nil || !isSaid {
-		t.Fatalf("%v, it said %q", err, line)
+		t.Fatalf("%v, %v said %q within %s", err, command.Args, line, limit)
 	}
 	return address
 }

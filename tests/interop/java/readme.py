@@ -4,11 +4,13 @@
 """
 
 import asyncio
+import contextlib
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from interop.languages import LANGUAGES
@@ -20,6 +22,8 @@ _CLIENT = Path(__file__).parents[3] / "clients" / "java"
 _RUNNER = Path(__file__).parent / "runner" / "target"
 _BLOCK = re.compile(r"^```java\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MODEL = "sim/count-1000-100"
+_LIMIT_SECONDS = 120.0
+"""Of an example, which is compiled first."""
 _ID = "[0-9a-f-]{36}"
 
 # What each example prints; a busy machine gets some more text before the stop.
@@ -72,9 +76,8 @@ async def _run(target: str, program: str, expected: str) -> str:
 async def _browser_leaves(service: Service) -> str:
     """What is wrong with the web server of the examples: a reader that goes away stops the run."""
     environment = {"MIDSTREAM_TARGET": service.target, "MIDSTREAM_MODEL": _MODEL, "PORT": "0"}
-    process = await _start(_CLIENT / "examples" / "EventSource.java", environment)
-    assert process.stdout
-    try:
+    async with _started(_CLIENT / "examples" / "EventSource.java", environment) as process:
+        assert process.stdout
         line = (await process.stdout.readline()).decode().strip()
         reader, writer = await asyncio.open_connection("127.0.0.1", int(line.rpartition(":")[2]))
         writer.write(b"GET /?prompt=hello HTTP/1.1\r\nhost: localhost\r\n\r\n")
@@ -82,25 +85,37 @@ async def _browser_leaves(service: Service) -> str:
         writer.close()
         runs = (await service.stub.ListRuns(wire.ListRunsRequest(page_size=1))).runs
         run = await service.finished(runs[0].run_id)
-    finally:
-        process.kill()
-        await process.wait()
     return "" if run.state == run_pb2.RUN_STATE_CANCELLED else f"the browser left, but the run is\n{run}"
 
 
 async def _java(path: Path, environment: Mapping[str, str]) -> tuple[int | None, str]:
-    process = await _start(path, environment)
-    output, _ = await process.communicate()
+    async with _started(path, environment) as process:
+        output, _ = await process.communicate()
     return process.returncode, output.decode(errors="replace")
 
 
-async def _start(path: Path, environment: Mapping[str, str]) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
+@asynccontextmanager
+async def _started(path: Path, environment: Mapping[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A program, for as long as it may take; it does not outlive the block.
+
+    Raises:
+        TimeoutError: It took longer.
+    """
+    process = await asyncio.create_subprocess_exec(
         *("java", "-XX:TieredStopAtLevel=1", "-cp", f"{_RUNNER / 'lib'}/*", str(path)),
         env={**os.environ, **environment},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
+    try:
+        async with asyncio.timeout(_LIMIT_SECONDS):
+            yield process
+    except TimeoutError as error:
+        raise TimeoutError(f"{path.name} did not do what it should within {_LIMIT_SECONDS:.0f} s") from error
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 if __name__ == "__main__":

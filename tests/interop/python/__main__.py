@@ -5,7 +5,9 @@ import inspect
 import json
 import sys
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -23,13 +25,13 @@ async def _run(configuration: Mapping[str, Any]) -> None:
         stage = Stage(configuration, session)
         for name in configuration["scenarios"]:
             started = time.monotonic()
-            detail = await _outcome(name, stage, limits.get(name, 30.0))
+            detail = await outcome(name, stage, limits.get(name, 30.0))
             milliseconds = round((time.monotonic() - started) * 1000)
             result = {"scenario": name, "ok": not detail, "detail": detail, "milliseconds": milliseconds}
             print(json.dumps(result), flush=True)
 
 
-async def _outcome(name: str, stage: Stage, seconds: float) -> str:
+async def outcome(name: str, stage: Stage, seconds: float) -> str:
     """What went wrong; empty if nothing did."""
     case = _cases().get(name)
     if case is None:
@@ -37,11 +39,18 @@ async def _outcome(name: str, stage: Stage, seconds: float) -> str:
     try:
         async with asyncio.timeout(seconds):
             await case(stage)
-    except TimeoutError:
-        return f"not over after {seconds:.0f} s"
+    except TimeoutError as error:
+        return f"not over after {seconds:g} s: it was at {_place(error.__cause__ or error)}"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def _place(error: BaseException) -> str:
+    """Where in this folder it stood, from the outermost line to the innermost."""
+    frames = traceback.extract_tb(error.__traceback__)
+    here = [each for each in frames if Path(each.filename).parent == Path(__file__).parent]
+    return ", ".join(f"{Path(each.filename).name}:{each.lineno} {each.line}" for each in here[1:])
 
 
 def _cases() -> Mapping[str, Case]:

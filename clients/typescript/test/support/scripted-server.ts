@@ -161,7 +161,11 @@ export class ScriptedServer implements AsyncDisposable {
         this.gets += 1;
         if (this.holdsGets) this.heldGets += 1;
         this.#admit(context);
-        if (this.holdsGets) await once(context.signal, "abort");
+        if (this.holdsGets) {
+          await once(context.signal, "abort");
+          this.heldGets -= 1;
+          this.#change();
+        }
         return this.run;
       },
       listRuns: (request, context) => {

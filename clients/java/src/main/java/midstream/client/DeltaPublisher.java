@@ -72,6 +72,9 @@ final class DeltaPublisher implements Flow.Publisher<Delta> {
                 } while (demand.updateAndGet(now -> now == Long.MAX_VALUE ? now : now - 1) > 0);
             } catch (MidstreamClientError error) {
                 finish(() -> subscriber.onError(error));
+            } catch (RuntimeException | Error error) { // of the subscriber, which is then to be taken for gone
+                cancel();
+                throw error;
             }
         }
 

@@ -35,13 +35,14 @@ final class EventCall extends ClientCall.Listener<RunEvent> {
         return events;
     }
 
-    /** The next event; empty if the call ended well. Throws StatusRuntimeException if it did not. */
+    /** The next event; empty, again and again, if the call ended well. Throws StatusRuntimeException if it did not. */
     Optional<RunEvent> take() throws InterruptedException {
         Arrival arrival = arrivals.take();
         if (arrival instanceof Arrived arrived) {
             call.request(1);
             return Optional.of(arrived.event());
         }
+        arrivals.add(arrival);
         if (!ended.status().isOk()) {
             throw ended.toException();
         }

@@ -156,13 +156,18 @@ final class Follower {
 
     /**
      * Takes the run in place of its last event, where that had been received before: {@code after_sequence} was its
-     * end. Returns whether it is so; otherwise the stream that ended was cut off.
+     * end. Returns whether it is so; otherwise the stream that ended was cut off. Throws StreamGapError if that run says
+     * another thing than what was received: a store that fails over may lose what it had told.
      */
     synchronized boolean endAt(Run run) {
         if (!Runs.isEnded(run) || run.getLastSequence() != lastSequence) {
             return false;
         }
-        finalRun = run;
+        try {
+            end(run);
+        } catch (StreamGapError error) {
+            throw withPlace(error);
+        }
         return true;
     }
 
@@ -187,11 +192,12 @@ final class Follower {
         Duration delay = backoff.delay(attempt);
         Duration asked = error.retryAfter().orElse(Duration.ZERO);
         delay = asked.compareTo(delay) > 0 ? asked : delay;
-        if (now - lostTime + delay.toNanos() >= resumeTime.toNanos()) {
+        if (delay.plusNanos(now - lostTime).compareTo(resumeTime) >= 0) {
             throw withPlace(error);
         }
         attempt++;
-        return delay;
+        long left = deadline == null ? Long.MAX_VALUE : Math.max(0, deadline - now);
+        return Duration.ofNanos(Math.min(delay.toNanos(), left)); // the next call then tells of the deadline
     }
 
     /** Takes note of a call that ended. One that was not refused may have started the run, though no event came. */
@@ -232,13 +238,18 @@ final class Follower {
         if (event.hasStarted()) {
             started = event.getStarted();
         } else if (event.hasFinished()) {
-            finalRun = event.getFinished().getRun();
-            message.checkFinal(finalRun.getMessage());
+            end(event.getFinished().getRun());
         } else if (event.hasDelta()) {
             MessageDelta rest = message.fold(event.getDelta(), first <= lastSequence);
             return List.of(new Delta(event.getSequence(), Math.max(first, lastSequence + 1), rest));
         }
         return List.of();
+    }
+
+    /** Takes the run as it ended; throws StreamGapError if what was received is not what it says. */
+    private void end(Run run) {
+        finalRun = run;
+        message.checkFinal(run.getMessage());
     }
 
     private static boolean isResumable(MidstreamClientError error) {

@@ -42,6 +42,8 @@ public final class MidstreamClient implements AutoCloseable {
     private static final Duration DEFAULT_CANCEL_WAIT = Duration.ofSeconds(5);
     /** The longest wait of one call. */
     private static final Duration MAX_WAIT = Duration.ofSeconds(60);
+    /** Between two of them, should the server answer before the wait is over: one that goes away may. */
+    private static final Duration MIN_PAUSE = Duration.ofMillis(100);
     /** How long leaving a stream waits for the server to take the stop. */
     private static final Duration LEAVE_TIME = Duration.ofSeconds(1);
 
@@ -138,9 +140,11 @@ public final class MidstreamClient implements AutoCloseable {
                     .setMaxWait(Durations.toProto(turn))
                     .build();
             Run run = call(GenerationServiceGrpc.getGetRunMethod(), request, turn);
-            if (Runs.isEnded(run) || System.nanoTime() - deadline >= 0) {
+            long rest = deadline - System.nanoTime();
+            if (Runs.isEnded(run) || rest <= 0) {
                 return run;
             }
+            pause(Math.min(rest, MIN_PAUSE.toNanos()));
         }
     }
 
@@ -190,6 +194,23 @@ public final class MidstreamClient implements AutoCloseable {
                 LOGGER.log(System.Logger.Level.WARNING, format, runId, error);
             }
         });
+    }
+
+    /** Asks for a run, in a way that can be given up; takes no longer than the limit. */
+    Future<Run> ask(String runId, Duration limit) {
+        Duration time = limit.compareTo(requestTime) < 0 ? limit : requestTime;
+        GetRunRequest request = getRequest(runId, MessageView.MESSAGE_VIEW_AS_STREAMED).build();
+        return ClientCalls.futureUnaryCall(
+                transport.control().newCall(GenerationServiceGrpc.getGetRunMethod(), Transport.within(time)), request);
+    }
+
+    private static void pause(long nanoseconds) {
+        try {
+            TimeUnit.NANOSECONDS.sleep(nanoseconds);
+        } catch (InterruptedException interrupt) {
+            Thread.currentThread().interrupt();
+            throw new Interrupted(ErrorDetails.of(""));
+        }
     }
 
     /** A stop has to go out although the caller's own context is cancelled: that may be why. */

@@ -1,5 +1,7 @@
 package midstream.client;
 
+import static io.grpc.Contexts.statusFromCancelled;
+
 import io.grpc.CallOptions;
 import io.grpc.Context;
 import io.grpc.Status;
@@ -10,9 +12,11 @@ import java.util.Iterator;
 import java.util.NoSuchElementException;
 import java.util.Optional;
 import java.util.Queue;
-import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.CancellationException;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Executor;
 import java.util.concurrent.Flow;
+import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import midstream.client.errors.ConnectionLost;
 import midstream.client.errors.ErrorDetails;
@@ -44,12 +48,14 @@ public final class RunStream implements Iterable<Delta>, Iterator<Delta>, AutoCl
     private final MidstreamClient client;
     private final Follower follower;
     private final Queue<Delta> pending = new ArrayDeque<>();
-    private final CountDownLatch closing = new CountDownLatch(1);
+    /** Its waiters are woken when the stream is left, or its context is cancelled. */
     private final Object lock = new Object();
     /** Where the stream was made: if that is cancelled (a server's handler whose caller left), so is the stream. */
     private final Context context = Context.current();
     private volatile EventCall call;
+    private volatile Future<Run> question;
     private volatile boolean isStopped;
+    private volatile boolean isLeft;
 
     RunStream(Transport transport, MidstreamClient client, Follower follower) {
         this.transport = transport;
@@ -159,7 +165,7 @@ public final class RunStream implements Iterable<Delta>, Iterator<Delta>, AutoCl
      * An error leaves the stream, so that this may be called without a block.
      */
     public Run result() {
-        if (follower.finalRun().isEmpty() && isClosing()) {
+        if (follower.finalRun().isEmpty() && isLeft) {
             follower.endWith(endingAfterwards());
         }
         try {
@@ -194,11 +200,15 @@ public final class RunStream implements Iterable<Delta>, Iterator<Delta>, AutoCl
     public void close() {
         EventCall left;
         synchronized (lock) {
-            if (isClosing()) {
+            if (isLeft) {
                 return;
             }
-            closing.countDown();
+            isLeft = true;
+            lock.notifyAll();
             left = call;
+        }
+        if (question != null) {
+            question.cancel(true);
         }
         try {
             if (!isStopped && follower.mustStop(isInFlight(left))) {
@@ -211,16 +221,10 @@ public final class RunStream implements Iterable<Delta>, Iterator<Delta>, AutoCl
         }
     }
 
-    private boolean isClosing() {
-        return closing.getCount() == 0;
-    }
-
     /** Starts the next call. Under the lock, so that none starts after {@code close}. */
     private void open() {
         synchronized (lock) {
-            if (isClosing() || transport.isClosed()) {
-                throw follower.withPlace(new StreamClosed(ErrorDetails.of("")));
-            }
+            checkOpen();
             CallOptions options = follower.remaining().map(Transport::within).orElse(CallOptions.DEFAULT);
             Opening opening = follower.nextOpening();
             context.run(() -> call = start(opening, options));
@@ -260,33 +264,69 @@ public final class RunStream implements Iterable<Delta>, Iterator<Delta>, AutoCl
     }
 
     private boolean hasSeenTheEnd() {
+        return lastSequence() > 0 && ask().filter(follower::endAt).isPresent();
+    }
+
+    /** The run; empty if it cannot be had, or the stream is left meanwhile. */
+    private Optional<Run> ask() {
+        synchronized (lock) {
+            checkOpen();
+            Duration limit = follower.remaining().orElse(AFTERWARDS);
+            context.run(() -> question = client.ask(runId(), limit));
+        }
         try {
-            return lastSequence() > 0 && follower.endAt(client.get(runId()));
-        } catch (Interrupted error) {
-            throw follower.withPlace(error);
-        } catch (MidstreamClientError error) {
+            return Optional.of(question.get());
+        } catch (InterruptedException interrupt) {
+            question.cancel(true);
+            throw interrupted();
+        } catch (CancellationException | ExecutionException error) {
             LOGGER.log(System.Logger.Level.DEBUG, () -> "run " + runId() + ": not known whether it ended: " + error);
-            return false; // the next call finds out
+            return Optional.empty(); // the next call finds out
         }
     }
 
     private void lose(MidstreamClientError error) {
+        follower.noteEnded(error);
         synchronized (lock) {
             call = null;
         }
-        if (isClosing() || transport.isClosed()) {
-            throw follower.withPlace(new StreamClosed(ErrorDetails.of("")));
-        }
+        checkOpen();
         if (context.isCancelled()) {
-            follower.noteEnded(error);
-            throw follower.withPlace(error);
+            throw follower.withPlace(Statuses.errorOfCall(statusFromCancelled(context).asRuntimeException()));
         }
         Duration delay = follower.lost(error);
         LOGGER.log(System.Logger.Level.DEBUG, () -> "run " + runId() + ": resuming in " + delay + " after " + error);
         try {
-            closing.await(delay.toNanos(), TimeUnit.NANOSECONDS);
+            pause(delay);
         } catch (InterruptedException interrupt) {
             throw interrupted();
+        }
+    }
+
+    private void checkOpen() {
+        if (isLeft || transport.isClosed()) {
+            throw follower.withPlace(new StreamClosed(ErrorDetails.of("")));
+        }
+    }
+
+    /** Waits, unless the stream is left or its context is cancelled before. */
+    private void pause(Duration delay) throws InterruptedException {
+        Context.CancellationListener waker = cancelled -> {
+            synchronized (lock) {
+                lock.notifyAll();
+            }
+        };
+        long end = System.nanoTime() + delay.toNanos();
+        context.addListener(waker, Runnable::run);
+        try {
+            synchronized (lock) {
+                for (long left = delay.toNanos(); left > 0 && !isLeft && !context.isCancelled();
+                        left = end - System.nanoTime()) {
+                    TimeUnit.NANOSECONDS.timedWait(lock, left);
+                }
+            }
+        } finally {
+            context.removeListener(waker);
         }
     }
 

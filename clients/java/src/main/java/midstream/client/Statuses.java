@@ -12,9 +12,9 @@ import io.grpc.protobuf.StatusProto;
 import java.time.Duration;
 import java.util.List;
 import java.util.Map;
-import java.util.Optional;
 import java.util.function.BiFunction;
 import java.util.function.Function;
+import java.util.stream.Stream;
 import midstream.client.errors.ConnectionLost;
 import midstream.client.errors.ContinueUnsupported;
 import midstream.client.errors.ConversationBusy;
@@ -98,13 +98,21 @@ final class Statuses {
 
     /** The typed error of a call that failed. */
     static MidstreamClientError errorOfCall(StatusRuntimeException error) {
-        Status status = StatusProto.fromThrowable(error);
+        Status status = statusOf(error);
         ErrorDetails details = details(status, error.getStatus().getCode());
         MidstreamClientError made = CALL_ERRORS
                 .getOrDefault(details.reason(), unnamed -> withoutReason(unnamed))
                 .apply(details);
         made.initCause(error);
         return made;
+    }
+
+    private static Status statusOf(StatusRuntimeException error) {
+        try {
+            return StatusProto.fromThrowable(error);
+        } catch (IllegalArgumentException damaged) { // the details; the code and the words are known all the same
+            return StatusProto.fromThrowable(error.getStatus().asRuntimeException());
+        }
     }
 
     /** The typed error of a run that FAILED. */
@@ -138,11 +146,12 @@ final class Statuses {
     private static ErrorInfo errorInfo(Status status) {
         return find(status, ErrorInfo.class)
                 .filter(info -> info.getDomain().equals(DOMAIN))
+                .findFirst()
                 .orElse(ErrorInfo.getDefaultInstance());
     }
 
     private static List<FieldViolation> fieldViolations(Status status) {
-        return find(status, BadRequest.class).stream()
+        return find(status, BadRequest.class)
                 .flatMap(each -> each.getFieldViolationsList().stream())
                 .map(each -> new FieldViolation(each.getField(), each.getDescription()))
                 .toList();
@@ -151,19 +160,19 @@ final class Statuses {
     private static Duration retryAfter(Status status) {
         return find(status, RetryInfo.class)
                 .map(each -> Durations.toJava(each.getRetryDelay()))
+                .findFirst()
                 .orElse(null);
     }
 
-    private static <T extends Message> Optional<T> find(Status status, Class<T> kind) {
-        for (Any detail : status.getDetailsList()) {
-            if (detail.is(kind)) {
-                try {
-                    return Optional.of(detail.unpack(kind));
-                } catch (InvalidProtocolBufferException error) {
-                    return Optional.empty(); // what cannot be read says nothing
-                }
-            }
+    private static <T extends Message> Stream<T> find(Status status, Class<T> kind) {
+        return status.getDetailsList().stream().filter(detail -> detail.is(kind)).flatMap(detail -> unpack(detail, kind));
+    }
+
+    private static <T extends Message> Stream<T> unpack(Any detail, Class<T> kind) {
+        try {
+            return Stream.of(detail.unpack(kind));
+        } catch (InvalidProtocolBufferException error) {
+            return Stream.empty(); // what cannot be read says nothing
         }
-        return Optional.empty();
     }
 }

@@ -22,6 +22,7 @@ import midstream.client.errors.SlowReader;
 import midstream.client.errors.StreamGapError;
 import midstream.v1.GenerateRequest;
 import midstream.v1.MessageDelta;
+import midstream.v1.Run;
 import midstream.v1.RunEvent;
 import midstream.v1.RunProgress;
 import midstream.v1.RunSnapshot;
@@ -270,5 +271,30 @@ class FollowerTest {
         assertFalse(late.endAt(Events.run(9, RunState.RUN_STATE_COMPLETED, "ab")));
         assertTrue(late.endAt(Events.run(7, RunState.RUN_STATE_COMPLETED, "ab")));
         assertEquals("ab", late.text());
+    }
+
+    /** It must be the sum of what was received; a store that fails over may have lost some. */
+    @Test
+    void aRunThatEndedAtTheCursorWithAnotherMessageIsAGap() {
+        follower.accept(Events.started());
+        follower.accept(Events.delta(2, Events.text(0, 0, "ab")));
+        Run other = Events.run(2, RunState.RUN_STATE_FAILED, "AB");
+
+        StreamGapError error = assertThrows(StreamGapError.class, () -> follower.endAt(other));
+
+        assertEquals("r 2", error.runId() + " " + error.lastSequence());
+    }
+
+    /** No wait is longer than what is left of the timeout, and a delay beyond all measure is one that is too long. */
+    @Test
+    void aDelayEndsWithTheTimeout() {
+        Follower bounded = follower(START, Duration.ofSeconds(5));
+        bounded.remaining();
+        now += Duration.ofSeconds(4).toNanos();
+        Duration never = Duration.ofSeconds(315_576_000_000L);
+
+        assertEquals(Duration.ofSeconds(1),
+                bounded.lost(new Draining(details(Status.Code.UNAVAILABLE, Duration.ofSeconds(3)))));
+        assertThrows(Draining.class, () -> bounded.lost(new Draining(details(Status.Code.UNAVAILABLE, never))));
     }
 }

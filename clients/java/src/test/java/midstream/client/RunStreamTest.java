@@ -335,7 +335,34 @@ class RunStreamTest {
         assertNull(collector.signals.poll());
     }
 
-    private static final class Collector implements Flow.Subscriber<Delta> {
+    /** A subscriber that throws is taken for gone. */
+    @Test
+    void aSubscriberThatThrowsStopsTheRun() throws Exception {
+        server.onGenerate = (request, answer) -> begin(answer);
+        CompletableFuture<Throwable> thrown = new CompletableFuture<>();
+        Collector collector = new Collector() {
+            @Override
+            public void onNext(Delta delta) {
+                throw new IllegalStateException("broken");
+            }
+        };
+        client.generate("m", "hi").publisher(task -> executor.execute(() -> {
+            try {
+                task.run();
+            } catch (IllegalStateException error) {
+                thrown.complete(error);
+            }
+        })).subscribe(collector);
+
+        collector.subscription.get().request(1);
+
+        assertEquals("broken", thrown.get().getMessage());
+        next(GenerateRequest.class);
+        next(CancelRequest.class);
+        assertNull(collector.signals.poll());
+    }
+
+    private static class Collector implements Flow.Subscriber<Delta> {
         final CompletableFuture<Flow.Subscription> subscription = new CompletableFuture<>();
         final BlockingQueue<String> signals = new LinkedBlockingQueue<>();
 

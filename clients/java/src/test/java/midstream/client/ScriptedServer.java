@@ -12,6 +12,7 @@ import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.function.BiConsumer;
+import java.util.function.Consumer;
 import midstream.v1.CancelRequest;
 import midstream.v1.CancelResponse;
 import midstream.v1.GenerateRequest;
@@ -30,6 +31,7 @@ final class ScriptedServer extends GenerationServiceImplBase implements AutoClos
     final CountDownLatch streamCancelled = new CountDownLatch(1);
     BiConsumer<GenerateRequest, StreamObserver<RunEvent>> onGenerate = (request, answer) -> { };
     BiConsumer<WatchRunRequest, StreamObserver<RunEvent>> onWatch = (request, answer) -> { };
+    Consumer<StreamObserver<Run>> onGet = answer -> answer(answer, Events.run(3, RunState.RUN_STATE_COMPLETED, "ab"));
     boolean answersCancel = true;
     private final Server server;
 
@@ -73,8 +75,12 @@ final class ScriptedServer extends GenerationServiceImplBase implements AutoClos
     @Override
     public void getRun(GetRunRequest request, StreamObserver<Run> answer) {
         requests.add(request);
-        answer.onNext(Events.run(3, RunState.RUN_STATE_COMPLETED, "ab"));
-        answer.onCompleted();
+        onGet.accept(answer);
+    }
+
+    static <T> void answer(StreamObserver<T> observer, T message) {
+        observer.onNext(message);
+        observer.onCompleted();
     }
 
     @Override

@@ -10,6 +10,7 @@ import com.google.rpc.Code;
 import com.google.rpc.ErrorInfo;
 import com.google.rpc.RetryInfo;
 import com.google.rpc.Status;
+import io.grpc.Metadata;
 import io.grpc.protobuf.StatusProto;
 import java.io.IOException;
 import java.nio.file.Files;
@@ -34,6 +35,7 @@ import midstream.client.errors.MidstreamClientError;
 import midstream.client.errors.RunFailed;
 import midstream.client.errors.RunStoreUnavailable;
 import midstream.client.errors.UpstreamRateLimited;
+import midstream.client.errors.UpstreamRejected;
 import midstream.v1.Run;
 import org.junit.jupiter.api.Test;
 
@@ -128,6 +130,34 @@ class StatusesTest {
                 Statuses.errorOfCall(io.grpc.Status.DEADLINE_EXCEEDED.asRuntimeException()));
         assertInstanceOf(Draining.class, errorOf(status(Code.UNAVAILABLE_VALUE, "DRAINING")));
         assertEquals("", Statuses.errorOfCall(io.grpc.Status.INTERNAL.asRuntimeException()).reason());
+    }
+
+    /** Details of another domain are not ours, wherever they stand. */
+    @Test
+    void onlyDetailsOfOurDomainAreRead() {
+        ErrorInfo theirs = ErrorInfo.newBuilder().setDomain("example.com").setReason("RUN_NOT_FOUND").build();
+        Status both = status(Code.UNKNOWN_VALUE, "UPSTREAM_REJECTED");
+        Status behind = both.toBuilder().clearDetails()
+                .addDetails(Any.pack(theirs)).addAllDetails(both.getDetailsList()).build();
+        Status alone = behind.toBuilder().removeDetails(1).build();
+
+        assertInstanceOf(UpstreamRejected.class,
+                Statuses.errorOfRun(Run.newBuilder().setError(behind).build()));
+        assertEquals("UPSTREAM_REJECTED", errorOf(behind).reason());
+        assertEquals("", errorOf(alone).reason());
+    }
+
+    /** What cannot be read of a status leaves its code. */
+    @Test
+    void aDamagedStatusIsStillAnError() {
+        Metadata trailers = new Metadata();
+        trailers.put(Metadata.Key.of("grpc-status-details-bin", Metadata.BINARY_BYTE_MARSHALLER), new byte[] {-1, -1});
+
+        MidstreamClientError error = Statuses.errorOfCall(
+                io.grpc.Status.UNAVAILABLE.withDescription("words").asRuntimeException(trailers));
+
+        assertInstanceOf(ConnectionLost.class, error);
+        assertTrue(error.getMessage().contains("words"), error.getMessage());
     }
 
     /** A failed run is an error with the run, its partial, and whether another try may help. */
