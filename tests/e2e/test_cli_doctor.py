@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from midstream_server import app
 from midstream_server.cli import checks
 from midstream_server.cli.checks import Finding, Level
 from midstream_server.cli.doctor import examine
+from midstream_server.settings import Settings
 from midstream_server.upstreams import local_engine
 
 UPSTREAM = "[upstreams.it]\ndialect = 'openai-chat'\n"
@@ -97,6 +99,45 @@ def test_a_port_that_is_taken_is_told_with_who_has_it(config, listener):
     assert done.returncode == 1
     assert f"the port of {address_of(listener)} is taken by process " in done.stdout
     assert "listen elsewhere" in done.stdout
+
+
+async def test_a_server_that_takes_no_runs_is_a_problem(config):
+    """It drains: it can still be called, and nobody can start anything."""
+    settings = Settings.model_validate({"listen": "127.0.0.1:0", "store": "memory:", "local": {"enabled": False}})
+    async with app.serving(settings) as server:
+        path = config(listen=server.address)
+        serving = await finding(path, "listen")
+
+        await server.drain(0.0, asyncio.Event())
+        draining = await finding(path, "listen")
+
+    assert (serving.level, serving.message) == (Level.OK, f"a server is running at {server.address}")
+    assert (draining.level, draining.message) == (
+        Level.PROBLEM,
+        f"a server is running at {server.address}, and takes no runs",
+    )
+    assert "server.draining" in draining.advice
+
+
+def test_the_flags_of_serve_are_taken_and_named(config, tmp_path):
+    """What it advises can be tried here before it is served."""
+    done = run_doctor(
+        "-c", str(config(local=True)), "--listen", "0.0.0.0:0", "--insecure", "--no-local", "--workers", "2"
+    )
+
+    assert f"from --insecure, --listen, --no-local, --workers, {tmp_path}/midstream.toml" in done.stdout
+    assert "0.0.0.0:0 is free" in done.stdout
+    assert f"2 workers cannot share sqlite:///{tmp_path}/runs.db" in done.stdout
+    assert "local/smollm2" not in done.stdout
+    assert "2 problems" in done.stdout
+
+
+def test_warnings_are_counted_and_no_failure(config, listener):
+    """All is not well, and a script goes on."""
+    done = run_doctor("-c", str(config(UPSTREAM + f"base_url = 'http://{address_of(listener)}'", store="memory:")))
+
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "1 warning"
 
 
 # --- Settings and machine ---------------------------------------------------------------------------------------------
@@ -192,14 +233,17 @@ async def test_a_store_in_memory_is_a_warning(config):
     assert (await finding(config(store="memory:"), "store")).level == Level.WARNING
 
 
-async def test_a_full_disk_is_a_warning(config, monkeypatch):
-    """Before it is a problem."""
+async def test_a_disk_that_fills_is_a_warning_and_a_full_one_a_problem(config, monkeypatch, tmp_path):
+    """While runs can still start, and when none can."""
     monkeypatch.setattr(checks, "LITTLE_SPACE", 2**62)
+    nearly = await finding(config(), "store")
+    monkeypatch.setattr(checks, "NO_SPACE", 2**62)
 
-    found = await finding(config(), "store")
+    full = await finding(config(), "store")
 
-    assert found.level == Level.WARNING
-    assert "MiB are free" in found.message
+    assert nearly.level == Level.WARNING
+    assert "MiB are free" in nearly.message
+    assert (full.level, full.message) == (Level.PROBLEM, f"the disk of {tmp_path}/runs.db is full")
 
 
 _HOLD = """

@@ -66,7 +66,18 @@ def test_a_failure_is_told_with_its_reason():
     run.error.message = "the upstream stopped sending output"
     run.error.details.append(detail)
 
-    assert summary(run).startswith("failed: the upstream stopped sending output (IDLE_TIMEOUT) · ")
+    assert summary(run).startswith("failed: the upstream stopped sending output (IDLE_TIMEOUT) · 1.5 s")
+
+
+def test_a_failure_names_the_upstream_that_is_to_blame():
+    """A person who named an alias cannot know it otherwise."""
+    detail = any_pb2.Any()
+    detail.Pack(error_details_pb2.ErrorInfo(reason="UPSTREAM_REJECTED", metadata={"upstream": "openai"}))
+    run = run_of(run_pb2.RUN_STATE_FAILED)
+    run.error.message = "no such key"
+    run.error.details.append(detail)
+
+    assert summary(run).startswith("failed: no such key (UPSTREAM_REJECTED) · upstream openai · ")
 
 
 def test_a_finish_that_is_not_a_stop_is_told():

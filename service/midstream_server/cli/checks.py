@@ -28,6 +28,8 @@ from midstream_server.upstreams import local_engine
 
 OLDEST_PYTHON = (3, 11)
 LITTLE_SPACE = 200 * 2**20
+NO_SPACE = 2**20
+"""A run is several pages in the file and in its log."""
 _CONNECT_SECONDS = 5.0
 _PROBE_SECONDS = 1.0
 
@@ -119,6 +121,9 @@ def _shows_certificate(settings: Settings) -> bool:
 async def check_store(settings: Settings) -> Finding:
     """Whether the store can be opened and written."""
     path = settings.sqlite_path
+    if settings.workers > 1 and not settings.store.startswith("valkey"):
+        advice = "use one that they share, such as valkey://localhost:6379/0, or one worker"
+        return _problem("store", f"{settings.workers} workers cannot share {settings.store_shown}", advice)
     if settings.store == "memory:":
         return Finding(
             subject="store",
@@ -188,6 +193,8 @@ def _check_space(path: Path) -> Finding | None:
     free = shutil.disk_usage(path.absolute().parent).free
     if free >= LITTLE_SPACE:
         return None
+    if free < NO_SPACE:
+        return _problem("store", f"the disk of {path} is full", "make room: until then no run can start")
     return Finding(
         subject="store",
         level=Level.WARNING,

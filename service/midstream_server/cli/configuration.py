@@ -63,7 +63,7 @@ def load(config: Path | None, environment: Mapping[str, str], flags: Mapping[str
     if config is not None:
         _merge(merged, read_file(config), origins, lambda _: str(config))
     _merge(merged, _read_variables(environment), origins, lambda key: _variable_of(key, environment))
-    _merge(merged, _nest(flags), origins, lambda key: "--" + "-".join(key).replace("_", "-"))
+    _merge(merged, _nest(flags), origins, lambda key: _flag_of(key, flags))
     _refuse_written_keys(merged, origins)
     try:
         settings = Settings(**merged)
@@ -210,6 +210,11 @@ def _refuse_misspelt_variables(environment: Mapping[str, str]) -> None:
             continue
         if near := difflib.get_close_matches(first, Settings.model_fields, n=1, cutoff=_NEAR):
             raise InvalidSettings(f"{name}: unknown setting; did you mean {VARIABLE_PREFIX}{near[0].upper()}?")
+
+
+def _flag_of(key: Key, flags: Mapping[str, Any]) -> str:
+    name = "-".join(each for each in key if each != "enabled").replace("_", "-")
+    return f"--no-{name}" if flags.get(".".join(key)) is False else f"--{name}"
 
 
 def _variable_of(key: Key, environment: Mapping[str, str]) -> str:

@@ -82,9 +82,14 @@ def _show(findings: Sequence[Finding]) -> None:
         answers.write(f"{each.subject:{width}}  {each.message}\n")
         if each.advice:
             answers.line(f"  {'':{width}}  → {each.advice}", terminal.DIM)
-    problems = sum(each.level == Level.PROBLEM for each in findings)
     answers.line()
-    answers.line({0: "all is well", 1: "1 problem"}.get(problems, f"{problems} problems"), terminal.BOLD)
+    answers.line(_verdict(findings), terminal.BOLD)
+
+
+def _verdict(findings: Sequence[Finding]) -> str:
+    counts = [(sum(each.level == level for each in findings), level) for level in (Level.PROBLEM, Level.WARNING)]
+    told = [f"{count} {level}{'s' if count > 1 else ''}" for count, level in counts if count]
+    return ", ".join(told) or "all is well"
 
 
 def _as_json(finding: Finding) -> dict[str, str]:

@@ -97,7 +97,7 @@ class State(enum.StrEnum):
     FAILED = "failed"
 
 
-# --- Of `serve` -------------------------------------------------------------------------------------------------------
+# --- Of `serve`, and of what looks at it beforehand -------------------------------------------------------------------
 
 Workers = Annotated[int | None, typer.Option(help="So many processes on this address, over a valkey:// store.")]
 Durability = Annotated[str | None, typer.Option(metavar="LEVEL", help="process, disk or replica.")]
@@ -134,6 +134,32 @@ ProviderOptions = Annotated[
 ]
 
 # --- How they are read ------------------------------------------------------------------------------------------------
+
+
+def server_flags(
+    *,
+    listen: str | None,
+    workers: int | None,
+    store: str | None,
+    durability: str | None,
+    drain_seconds: float | None,
+    insecure: bool | None,
+    local: bool | None,
+    log_level: str | None,
+    log_format: str | None,
+) -> dict[str, Any]:
+    """The flags of `serve`, by the settings that they stand over."""
+    return {
+        "listen": listen,
+        "workers": workers,
+        "store": store,
+        "durability": durability,
+        "drain_seconds": drain_seconds,
+        "insecure": insecure,
+        "local.enabled": local,
+        "log.level": log_level,
+        "log.format": log_format,
+    }
 
 
 def only_conflict(named: Conflict | None, *, reject: bool, supersede: bool, queue: bool) -> Conflict | None:

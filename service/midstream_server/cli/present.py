@@ -49,7 +49,9 @@ def state_word(run: run_pb2.Run) -> str:
 
 def summary(run: run_pb2.Run) -> str:
     """How a run stands, in one line: state and why, tokens, time, id."""
-    facts = [_state_and_why(run), _tokens(run.usage), _seconds(run), f"run {run.run_id}"]
+    upstream = _failure(run).metadata.get("upstream")  # with an alias nobody knows otherwise
+    facts = [_state_and_why(run), f"upstream {upstream}" if upstream else "", _tokens(run.usage), _seconds(run)]
+    facts.append(f"run {run.run_id}")
     return " · ".join(fact for fact in facts if fact)
 
 
@@ -91,7 +93,7 @@ def when(run: run_pb2.Run) -> str:
 def _state_and_why(run: run_pb2.Run) -> str:
     state = state_word(run)
     if run.state == run_pb2.RUN_STATE_FAILED:
-        return f"{state}: {run.error.message}{_failure_reason(run)}"
+        return f"{state}: {run.error.message} ({_failure(run).reason})".removesuffix(" ()")
     if run.cancel_reason:
         return f"{state}, {_CANCELLED_BY.get(run.cancel_reason, 'stopped')}"
     if run.finish_reason and run.finish_reason != run_pb2.FINISH_REASON_STOP:
@@ -99,12 +101,13 @@ def _state_and_why(run: run_pb2.Run) -> str:
     return state
 
 
-def _failure_reason(run: run_pb2.Run) -> str:
+def _failure(run: run_pb2.Run) -> error_details_pb2.ErrorInfo:
+    """Why it failed; empty if it did not."""
+    information = error_details_pb2.ErrorInfo()
     for detail in run.error.details:
-        information = error_details_pb2.ErrorInfo()
         if detail.Unpack(information):
-            return f" ({information.reason})"
-    return ""
+            break
+    return information
 
 
 def _tokens(usage: run_pb2.Usage) -> str:
