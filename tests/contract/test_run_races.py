@@ -39,6 +39,13 @@ def test_races_of_several_replicas_end_once_and_alike_for_everybody(count: int):
     assert {each.split()[0] for each in endings} >= {"COMPLETED", "CANCELLED", "FAILED"}
 
 
+def test_races_of_replicas_whose_writes_come_late_end_once_and_alike_for_everybody():
+    """A write that its replica has given up takes effect up to 8 s later: nothing is left live that nobody drives."""
+    endings = {ending for seed in range(FLEET_SEEDS) for ending in race_fleet(seed, 3, is_late=True).endings}
+
+    assert {each.split()[0] for each in endings} >= {"COMPLETED", "CANCELLED", "FAILED"}
+
+
 def test_races_of_replicas_whose_store_fails_over_leave_nothing_live():
     """What the store had acknowledged is lost: nobody waits for ever, and all who ask afterwards are told the same."""
     endings = {ending for seed in range(FLEET_SEEDS) for ending in race_fleet(seed, 2, fails_over=True).endings}
@@ -50,6 +57,11 @@ def test_races_of_replicas_whose_store_fails_over_leave_nothing_live():
 def test_races_that_once_left_a_run_live_do_not(seed: int):
     """A replica took a run from a dead one, and its store was away before it could seal it."""
     assert race_fleet(seed, 2).endings
+
+
+def test_races_that_once_mixed_two_logs_of_one_id_do_not():
+    """A failover lost a run that was live; a start of the same id, under way just then, began it anew."""
+    assert race_fleet(1_040_578, 3, fails_over=True).endings
 
 
 def test_same_seed_gives_the_same_race_of_replicas():

@@ -6,6 +6,7 @@ import contextlib
 import gc
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ from contract.test_valkey_replicas import Heard
 from contract.test_valkey_servers import opened
 from midstream_server.errors import InvalidSettings, StoreCorrupt, StoreUnavailable
 from midstream_server.model import RunKey
-from midstream_server.stores import rules, valkey_sweep
+from midstream_server.stores import rules, valkey, valkey_sweep
 from midstream_server.stores.base import ListQuery, LostClaim, RecordIntent
 from midstream_server.stores.valkey_rights import needed_rights
 from midstream_server.stores.valkey_rows import BUCKET_KEYS, bucket_number, list_keys, run_name
@@ -38,6 +39,7 @@ from midstream_server.stores.valkey_shard import Level
 from midstream_server.stores.valkey_sweep import TOLD_BUCKETS
 from valkey_server import HOST, ValkeyServer, eventually, shard_channels, single_server
 
+ROOT = Path(__file__).parents[2]
 RUN_KEY = BUCKET_KEYS[bucket_number(run_name(KEY))] + b":run:" + run_name(KEY)
 STOP_CHANNEL = BUCKET_KEYS[bucket_number(run_name(KEY))] + b":stop:" + OWNER.encode()
 
@@ -80,6 +82,26 @@ async def test_run_with_many_claims_is_put_back_with_all_of_them(server):
         assert await whole_log(store) == [b"started", b"a"]
 
 
+async def test_run_is_put_back_in_one_attempt_however_its_fields_are_told(server, monkeypatch):
+    """While a table grows, each look at it changes the order of what it tells."""
+    monkeypatch.setattr(valkey, "RESTORE_ATTEMPTS", 1)
+    async with opened(server.url) as store:
+        record = (await store.start(start_run())).record
+        orders: set[tuple[bytes, ...]] = set()
+        count = 0
+        while len(orders) < 2:
+            count, orders = count + 1, set()
+            await store.claim(KEY, f"{count:036d}", "replica-2")
+            for _ in range(2):
+                orders.add(tuple(server.client.hkeys(RUN_KEY)))
+                server.client.hmget(RUN_KEY, "phase", "owner", "expire_time")
+            assert count < 5_000, "its order never changes"
+
+        assert await store.restore(replace(record, last_sequence=2), [b"started", b"a"])
+
+        assert server.client.hget(RUN_KEY, "claims") == b"%d" % (count + 1)
+
+
 # --- Rights -----------------------------------------------------------------------------------------------------------
 
 
@@ -94,6 +116,8 @@ def _url_of_user(server: ValkeyServer, *rights: str) -> str:
         (["+@all", "-xadd", "~midstream:*", "&midstream:*"], "may not call XADD;"),
         (["+@all", "~midstream:*", "resetchannels"], "may not call SPUBLISH, SSUBSCRIBE;"),
         (["+@all", "-eval", "~midstream:*", "&midstream:*"], "may not run scripts"),
+        (["+@all", "-evalsha", "~midstream:*", "&midstream:*"], "may not run scripts"),
+        (["+@all", "-script", "~midstream:*", "&midstream:*"], "may not run scripts"),
     ],
 )
 async def test_user_who_may_not_do_all_is_refused_at_the_start(server, rights, problem):
@@ -103,13 +127,26 @@ async def test_user_who_may_not_do_all_is_refused_at_the_start(server, rights, p
             pass
 
 
-async def test_user_with_the_rights_that_are_asked_for_can_do_all(server):
-    """Those of the page of guarantees: the commands of the scripts and ours, on keys and channels of ours."""
-    scripts = load_scripts(sharded_messages=True).values()
-    names = [f"+{name.lower()}" for name in needed_rights(scripts, Level.PROCESS, sharded_messages=True)]
-    also = ["+eval", "+evalsha", "+script|load", "+command|info", "+ping"]
+def _rights_of_the_page() -> list[str]:
+    """Those of the page of guarantees, without the password."""
+    blocks = (ROOT / "docs" / "guarantees.md").read_text().split("```")
+    (block,) = [block for block in blocks if "ACL SETUSER" in block]
+    words = block.replace("\\\n", " ").split()
+    return words[words.index(">PASSWORD") + 1 :]
+
+
+@pytest.mark.parametrize("level", list(Level))
+def test_rights_of_the_page_are_those_that_are_asked_for(level):
+    """What is asked at the start, of servers with sharded messages, at every level; and how it is asked."""
+    needed = needed_rights(load_scripts(sharded_messages=True).values(), level, sharded_messages=True)
+
+    assert {f"+{name.lower()}" for name in needed} <= set(_rights_of_the_page())
+
+
+async def test_user_with_the_rights_of_the_page_can_do_all(server):
+    """The commands of the scripts and ours, on keys and channels of ours."""
     heard = Heard()
-    async with opened(_url_of_user(server, "-@all", *names, *also, "~midstream:*", "&midstream:*")) as store:
+    async with opened(_url_of_user(server, *_rights_of_the_page())) as store:
         store.listen(heard)
         await store.start(start_run(conversation_id="talk"))
         await store.join_conversation(KEY.tenant, "talk", KEY.run_id, NOW)
@@ -208,6 +245,23 @@ async def test_heartbeats_tell_in_turn_what_the_store_has_as_the_owners(server):
         assert sorted(key for beat in beats for key in beat.owned) == sorted(keys)
         claims = {claim for beat in beats for claim in beat.claims}
         assert claims == {LostClaim(key=key, claim_id="claim-1") for key in keys}
+
+
+async def test_run_with_very_many_claims_leaves_others_their_share(server, monkeypatch):
+    """What is told of each bucket is bounded by itself: no claim waits for ever behind those of another run."""
+    monkeypatch.setattr(valkey_sweep, "TOLD_OF_A_BUCKET", 3)
+    keys = [RunKey(KEY.tenant, f"run-{number}") for number in range(60)]
+    first = min(keys, key=lambda key: bucket_number(run_name(key)))
+    async with opened(server.url) as store:
+        for key in keys:
+            await store.start(start_run(key))
+        await asyncio.gather(*[store.claim(first, f"claim-{number}", OWNER) for number in range(2, 60)])
+
+        beats = [await store.heartbeat(OWNER) for _ in range(len(BUCKET_KEYS) // TOLD_BUCKETS)]
+
+        claims = [claim.key for beat in beats for claim in beat.claims]
+        assert set(claims) >= set(keys) - {first}
+        assert claims.count(first) <= 3
 
 
 async def test_server_that_begins_to_drop_runs_is_told_of_once():

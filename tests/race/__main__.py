@@ -1,9 +1,10 @@
-"""usage: python -m race [--seeds 10000] [--first N] [--replicas 1] [--failovers]"""
+"""usage: python -m race [--seeds 10000] [--first N] [--replicas 1] [--failovers] [--late]"""
 
 import argparse
 import sys
 import time
 from collections import Counter
+from functools import partial
 
 from race.fleet import race_fleet
 from race.machine import Broken, race
@@ -16,9 +17,11 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--failovers", action="store_true", help="the store loses what it had acknowledged")
+    parser.add_argument("--late", action="store_true", help="writes take effect after they were given up")
     arguments = parser.parse_args()
     count = arguments.replicas
-    run = race if count == 1 else lambda seed: race_fleet(seed, count, fails_over=arguments.failovers)
+    fleet = partial(race_fleet, count=count, fails_over=arguments.failovers, is_late=arguments.late)
+    run = race if count == 1 else fleet
     began = time.monotonic()
     endings: Counter[str] = Counter()
     broken: list[int] = []

@@ -36,17 +36,18 @@ _BAD_LOGS = ("broken", "run.unsealed", "stuck")
 _FAILOVER_LOGS = ("rolled_back", "restored", "resealed", "shrunk")
 
 
-def race_fleet(seed: int, count: int, *, fails_over: bool = False) -> Outcome:
+def race_fleet(seed: int, count: int, *, fails_over: bool = False, is_late: bool = False) -> Outcome:
     """Runs one race of so many processes.
 
-    With `fails_over` the store loses, once, what it had acknowledged a moment before. Then only this must hold: nothing
-    is left live, nobody waits for ever, and everybody who asks afterwards is told the same.
+    With `is_late` writes that a process has given up take effect later. With `fails_over` the store loses, once, what
+    it had acknowledged a moment before. Then only this must hold: nothing is left live, nobody waits for ever, and
+    everybody who asks afterwards is told the same.
 
     Raises:
         Broken: something does not hold.
     """
     with structlog.testing.capture_logs() as logs:
-        fleet = _Fleet(seed, count, fails_over=fails_over)
+        fleet = _Fleet(seed, count, fails_over=fails_over, is_late=is_late)
         try:
             fleet.run()
         except Stuck as error:
@@ -138,9 +139,9 @@ class _FleetLife(Life):
 
 
 class _Fleet:
-    def __init__(self, seed: int, count: int, *, fails_over: bool) -> None:
+    def __init__(self, seed: int, count: int, *, fails_over: bool, is_late: bool) -> None:
         self.random = Random(seed)
-        self.plan = make_fleet_plan(self.random, count, fails_over=fails_over)
+        self.plan = make_fleet_plan(self.random, count, fails_over=fails_over, is_late=is_late)
         self.scene = Scene(self.plan.whole)
         self.shared = SharedRuns()
         run_now(self.shared.open())

@@ -5,9 +5,14 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from race.plan import Plan, RunPlan, Trouble, make_plan
+from race.store import Outage
 
 _STOPS = (0.3, 3.0, 5.8, 6.2, 7.0, 8.5, 12.0, 30.0)
 """For how long a process is stopped: less than a lease, about one, more than one."""
+WRITES = (
+    "append", "claim", "delete", "heartbeat", "join_conversation", "leave_conversation", "record_intent", "release",
+    "restore", "seal", "set_running", "start", "take_over",
+)  # fmt: skip
 _RESUMES = (0.05, 0.5, 3.0, 7.0, 9.0, 15.0)
 
 
@@ -53,11 +58,13 @@ class FleetPlan:
     failovers: Sequence[Failover]
 
 
-def make_fleet_plan(random: Random, count: int, *, fails_over: bool) -> FleetPlan:
-    """The plan of a seed."""
+def make_fleet_plan(random: Random, count: int, *, fails_over: bool, is_late: bool = False) -> FleetPlan:
+    """The plan of a seed. With `is_late` most processes give up writes that take effect later."""
     whole = make_plan(random)
     others = [make_plan(random).trouble for _ in range(count)]
     calm = random.random() < 0.2
+    if is_late:
+        others = [_late(random, trouble) for trouble in others]
     return FleetPlan(
         whole=whole,
         processes=[
@@ -88,6 +95,14 @@ def _dealt(random: Random, runs: Sequence[RunPlan], count: int) -> list[list[Run
             asked = [each for each, to in zip(run.asks, asks, strict=True) if to == number]
             hand.append(replace(run, streams=mine, asks=asked))
     return hands
+
+
+def _late(random: Random, trouble: Trouble) -> Trouble:
+    if random.random() < 0.2:
+        return trouble
+    operations = frozenset(random.sample(WRITES, random.randint(1, 4))) if random.random() < 0.7 else frozenset[str]()
+    seconds = random.choice((0.01, 0.1, 1.0, 3.0, 8.0))
+    return replace(trouble, outage=Outage(kind="late", operations=operations), outage_seconds=seconds)
 
 
 def _trouble(random: Random, trouble: Trouble, *, is_calm: bool) -> Trouble:

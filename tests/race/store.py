@@ -1,13 +1,14 @@
 """A store that answers when the seed says so, if at all. Operations take effect in the order of their calls."""
 
 import asyncio
+import contextlib
 import contextvars
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeVar
 
-from midstream_server.errors import StoreUnavailable
+from midstream_server.errors import MidstreamError, StoreUnavailable
 from midstream_server.model import CancelReason, Instant, RunKey
 from midstream_server.stores.base import (
     Append,
@@ -27,6 +28,10 @@ from midstream_server.stores.base import (
     StoreListener,
 )
 
+LATE_SECONDS = (0.02, 0.5, 2.5, 8.0)
+"""How much later a write takes effect that was given up."""
+_READS = frozenset({"open", "get", "read_log", "read_finished", "list_records", "orphans", "lost_claims", "probe"})
+
 T = TypeVar("T")
 
 
@@ -35,7 +40,7 @@ class Outage:
     """What is wrong with the store.
 
     `refuse`: no effect. `lose`: an effect that is denied. `hang`: neither effect nor answer until it is over.
-    `withhold`: an effect, and no answer until it is over.
+    `withhold`: an effect, and no answer until it is over. `late`: denied, and a write has its effect up to 8 s later.
     """
 
     kind: str
@@ -134,9 +139,14 @@ class RaceStore:
         if not self._queue or self._is_stopped():
             return
         request = self._queue.pop(0)
-        if self._concerns("refuse", request.name):
+        if self._concerns("refuse", request.name) or (self._concerns("late", request.name) and request.name in _READS):
             request.work.close()
             self._answer(request, StoreUnavailable("refused by the test"))
+        elif self._concerns("late", request.name):
+            # Whatever becomes of the process: it is on the way.
+            seconds = self._random.choice(LATE_SECONDS)
+            asyncio.get_running_loop().call_later(seconds, _arrive, request.work, context=self._server)
+            self._answer(request, StoreUnavailable("given up by the test"))
         else:
             self._take_effect(request)
         if self._queue and not self._is_stopped():
@@ -253,6 +263,12 @@ class RaceStore:
 
     async def probe(self) -> None:
         await self._pass("probe", self._inner.probe())
+
+
+def _arrive(work: Coroutine[Any, Any, Any]) -> None:
+    """Nobody hears what became of it."""
+    with contextlib.suppress(MidstreamError):
+        _finish(work)
 
 
 def _finish(work: Coroutine[Any, Any, T]) -> T:

@@ -96,11 +96,11 @@ class Load:
         witness = self.callers.witness(wanted.run_id)
         stops = model.startswith("stall") or self._chance.random() < 0.4
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow(wanted), name=f"{_CALLER} follows {wanted.run_id}")
+            following = group.create_task(self._follow(wanted), name=f"{_CALLER} follows {wanted.run_id}")
             if self._chance.random() < 0.6:
                 group.create_task(self._look_on(witness), name=f"{_CALLER} looks on {wanted.run_id}")
             if stops:
-                group.create_task(self._stop(witness), name=f"{_CALLER} stops {wanted.run_id}")
+                group.create_task(self._stop(witness, following), name=f"{_CALLER} stops {wanted.run_id}")
 
     async def _follow(self, wanted: service_wire.GenerateRequest) -> None:
         """Reads a run to its end, on one replica after another."""
@@ -143,10 +143,11 @@ class Load:
             witness.answers.append(run)
         await self._is_read(self.callers.watch(self._any(), witness.run_id))
 
-    async def _stop(self, witness: Witness) -> None:
+    async def _stop(self, witness: Witness, following: "asyncio.Task[None]") -> None:
         await self._seen(witness)
         await asyncio.sleep(self._chance.uniform(0, 2))
-        while witness.run_id not in self.lost:
+        # Also one that others were told is gone: its owner may put it back.
+        while not following.done():
             answer = await self._answer(self.callers.cancel(self._any(), witness.run_id))
             if answer is not None and answer.outcome != service_wire.CancelResponse.OUTCOME_STOPPING:
                 return

@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import re
 from types import TracebackType
 from typing import Self
 
 _CHUNK_BYTES = 65536
+_SUBSCRIBES = re.compile(rb"\*\d+\r\n\$\d+\r\nS?SUBSCRIBE\r\n")
+"""The beginning of a command, as it is sent; a command can also be asked about."""
 
 
 class StoreProxy:
@@ -69,7 +72,7 @@ class StoreProxy:
 
     async def _upward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hears: asyncio.Event) -> None:
         while data := await reader.read(_CHUNK_BYTES):
-            if b"SUBSCRIBE" in data:
+            if _SUBSCRIBES.search(data):
                 hears.set()
             await self._flows.wait()
             writer.write(data)

@@ -91,7 +91,7 @@ async def test_reflection_lists_the_service_and_shows_its_methods(service: Servi
     answers = [answer async for answer in stub.ServerReflectionInfo(questions())]
 
     listed = {each.name for each in answers[0].list_services_response.service}
-    assert {SERVICE, "grpc.health.v1.Health"} <= listed
+    assert {SERVICE, "grpc.health.v1.Health", "grpc.channelz.v1.Channelz"} <= listed
     files = b"".join(answers[1].file_descriptor_response.file_descriptor_proto)
     assert b"WatchRun" in files
 

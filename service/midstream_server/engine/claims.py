@@ -57,6 +57,7 @@ class ClaimKeeper:
         self._last_reason: dict[RunKey, CancelReason] = {}
         """What the stream saw that left such a run last, while others count."""
         self._grace: dict[RunKey, asyncio.TimerHandle] = {}
+        self._releasing: set[str] = set()
         self._is_closed = False
         self._kept: dict[str, asyncio.TimerHandle] = {}
         """When the claims are dropped whose streams the server ended."""
@@ -129,7 +130,8 @@ class ClaimKeeper:
     def let_go(self, told: Iterable[LostClaim]) -> None:
         """Releases those of these that no stream here holds, though the store has them as ours."""
         for lost in told:
-            if lost.claim_id not in self._counted.get(lost.key, ()):
+            is_held = lost.claim_id in self._counted.get(lost.key, ())
+            if not is_held and lost.claim_id not in self._releasing:
                 self._tasks.spawn(self.release_lost(lost), f"release {lost.key.run_id}")
 
     async def release_lost(self, lost: LostClaim) -> None:
@@ -178,7 +180,11 @@ class ClaimKeeper:
 
     async def _release(self, claim: Claim, now: Instant) -> None:
         key = claim.key
-        record = await self._guard.insist(lambda: self._store.release(key, claim.claim_id, claim.reason, now))
+        self._releasing.add(claim.claim_id)
+        try:
+            record = await self._guard.insist(lambda: self._store.release(key, claim.claim_id, claim.reason, now))
+        finally:
+            self._releasing.discard(claim.claim_id)
         self._restorer.remember(partial(self._release_again, claim, now), is_late=True)
         if record is None or record.phase is not RecordPhase.LIVE:
             return

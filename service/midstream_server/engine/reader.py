@@ -163,17 +163,17 @@ class Reader:
         elif tail.error is not None:
             self._leave_tail()
             raise Draining(metadata=self._place()) if isinstance(tail.error, Draining) else tail.error
-        elif tail.state is not self._told_state or self._silence_is_due:
-            return self._tail_progress(tail)
+        elif tail.state is not None and (tail.state is not self._told_state or self._silence_is_due):
+            return self._tail_progress(tail, tail.state)
         else:
             await tail.changed.wait()
         return ()
 
-    def _tail_progress(self, tail: Tail) -> Sequence[bytes]:
-        self._told_state = tail.state
+    def _tail_progress(self, tail: Tail, state: RunState) -> Sequence[bytes]:
+        self._told_state = state
         reason = tail.intent.reason if tail.intent else None
         self._silence_is_due = False
-        return [encode_event(self.cursor, RunProgress(state=tail.state, cancel_reason=reason))]
+        return [encode_event(self.cursor, RunProgress(state=state, cancel_reason=reason))]
 
     def _leave_tail(self) -> None:
         if self._tail is not None:

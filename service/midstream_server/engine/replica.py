@@ -54,6 +54,7 @@ class Replica:
         self._tasks = tasks
         self._terms = terms
         self._sweeper.on_sealed = self._orphan_sealed
+        self._sweeper.is_here = self.directory.is_here
         self.directory.hurried = self._sweeper.hurried
         self.restorer.on_loss = self.lease.doubt
         self.restorer.claims_of = self.claims.known

@@ -6,6 +6,7 @@ place in a conversation or a record that the store did not tell of, is cleared b
 """
 
 import asyncio
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -51,6 +52,8 @@ class RunStarter:
         self._replica = replica
         self._max_live_runs = max_live_runs
         self._creating = 0
+        self._epoch = 0
+        """Of the last start."""
         self._order = conversation.JoinOrder()
 
     async def start(self, spec: RunSpec, fingerprint: str, claim: Claim, call: UpstreamCall) -> None:
@@ -118,6 +121,7 @@ class RunStarter:
         entry = encode_event(1, _started(spec, now))
         result = await self._write(run, entry, fingerprint, claim)
         if result.outcome is StartOutcome.CREATED:
+            run.epoch = result.record.epoch
             earlier = self._directory.live.get(run.key)
             if earlier is not None:
                 earlier.lose()  # the store has lost it this very moment, and has another one now
@@ -177,7 +181,14 @@ class RunStarter:
             now=header.create_time,
             summary=encode_run(header),
             entry=entry,
+            epoch=1 if self._store.exclusive else self._next_epoch(header.create_time),
         )
+
+    def _next_epoch(self, now: Instant) -> int:
+        """Milliseconds, then three digits of this replica's: until 2255 below 2 ** 53, where a script still counts."""
+        digits = zlib.crc32(self._replica.encode()) % 1000
+        self._epoch = max(now // 1_000_000 * 1000 + digits, self._epoch + 1000)
+        return self._epoch
 
     def _launch(self, run: LiveRun, entry: bytes, predecessors: Sequence[RunKey]) -> None:
         self._services.writer.adopt(run)
@@ -212,7 +223,7 @@ class RunStarter:
         """Ends a run that the store has and nobody drives, or takes one that it has not out of its conversation."""
         clear = partial(self._clear_once, key, conversation_id)
         await self._guard.insist(clear)
-        self._services.restorer.remember(clear)
+        self._services.restorer.remember(clear, is_late=True)  # who took it over since puts it back first
 
     async def _clear_once(self, key: RunKey, conversation_id: str) -> None:
         record = await self._store.get(key)

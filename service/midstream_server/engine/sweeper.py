@@ -18,6 +18,7 @@ import structlog
 from midstream_server.clock import Clock
 from midstream_server.engine.claims import ClaimKeeper
 from midstream_server.engine.lease import Lease, LeaseTerms
+from midstream_server.engine.restorer import in_parts
 from midstream_server.engine.stored_run import seal_orphan
 from midstream_server.errors import StoreUnavailable
 from midstream_server.model import RunKey
@@ -26,7 +27,7 @@ from midstream_server.stores.base import LostClaim, RunRecord, RunStore
 HURRY_SECONDS = 0.25
 ORPHANS_PER_SWEEP = 100
 ORPHANS_AT_ONCE = 8
-CLAIMS_PER_SWEEP = 1000
+CLAIMS_PER_SWEEP = 10_000
 CALM_HEARTBEATS = 1.5
 """How long the store must have answered in time before anyone is taken for dead."""
 
@@ -47,6 +48,8 @@ class Sweeper:
     ) -> None:
         self.on_sealed: Callable[[RunRecord, Sequence[bytes]], None] = lambda record, entries: None
         """Told of a run that was sealed here, with its whole log."""
+        self.is_here: Callable[[RunKey], bool] = lambda key: False
+        """Whether this process drives a run, or is about to."""
         self._store = store
         self._clock = clock
         self._lease = lease
@@ -104,6 +107,10 @@ class Sweeper:
             return False
         return self._lease.is_held and self._lease.steady_seconds >= seconds
 
+    async def _is_sure(self) -> bool:
+        """Asks anew: a store that fell behind since the last heartbeat lacks what the living wrote last."""
+        return await self._lease.confirm() and self._is_calm()
+
     async def _pause(self, until: float) -> None:
         seconds = max(0.0, until - asyncio.get_running_loop().time())
         if self._waiting:
@@ -120,8 +127,8 @@ class Sweeper:
         is_full = True
         while is_full:
             found = await self._store.orphans(self._terms.replica, ORPHANS_PER_SWEEP)
-            if found and not (await self._lease.confirm() and self._is_calm()):
-                return  # a store that fell behind since the last heartbeat lacks what the living wrote last
+            if (found or self._begun) and not await self._is_sure():
+                return
             # Each begins at its own place, so that several replicas do not all want the same one.
             start = round(_share(self._terms.replica) * len(found))
             sealed = 0
@@ -143,7 +150,7 @@ class Sweeper:
     async def _half_sealed(self) -> Sequence[RunKey]:
         for key in tuple(self._begun):
             record = await self._store.get(key)
-            if record is None or record.owner != self._terms.replica:
+            if record is None or record.owner != self._terms.replica or self.is_here(key):
                 self._begun.discard(key)
         return tuple(self._begun)
 
@@ -165,9 +172,9 @@ class Sweeper:
         now = asyncio.get_running_loop().time()
         lost = await self._store.lost_claims(self._terms.replica, CLAIMS_PER_SWEEP)
         self._lost_since = {claim: self._lost_since.get(claim, now) for claim in lost}
-        for claim, since in tuple(self._lost_since.items()):
-            if now - since >= self._keep_seconds:
-                await self._claims.release_lost(claim)
+        due = [claim for claim, since in self._lost_since.items() if now - since >= self._keep_seconds]
+        if due and await self._is_sure():
+            await in_parts(due, self._claims.release_lost)
 
 
 def _share(replica: str) -> float:

@@ -3,7 +3,7 @@
 The store hints, the tail looks, its followers are woken: each page is read once, into a bounded window; who lags behind
 the window reads the store alone. A hint may be missing: the tail looks again on its own, more often the more it finds
 without one. It ends with the run, or when nobody follows. Who wins: what the store says now. If it says less than it
-said before (a failover), whoever was ahead is told so.
+said before (a failover), and goes on to, whoever was ahead is told so.
 """
 
 import asyncio
@@ -24,6 +24,8 @@ POLL_SECONDS = 0.25
 LONGEST_POLL_SECONDS = 1.0
 OUTAGE_SECONDS = 30.0
 """How long the store may be away before followers are told."""
+PUT_BACK_SECONDS = 5.0
+"""How long it may lack what it had."""
 
 _log = structlog.get_logger(__name__)
 
@@ -41,7 +43,8 @@ class Tail:
         """Whether it has ended, and its whole log was seen."""
         self.error: MidstreamError | None = None
         """Why nothing more can be told."""
-        self.state = RunState.RUNNING
+        self.state: RunState | None = None
+        """Where it stands; None until that was looked up."""
         self.intent: CancelIntent | None = None
         self.followers: dict[object, Callable[[int], None]] = {}
         """Each with what it wants to be told: that the log is only so long (any more)."""
@@ -53,6 +56,7 @@ class Tail:
         self._moved = asyncio.Event()
         self._pause = POLL_SECONDS
         self._failing_since: float | None = None
+        self._lacking_since: float | None = None
 
     def read(self, after_sequence: int, max_bytes: int) -> Sequence[bytes] | None:
         """Entries after a sequence, as many as fit; None if they are not in the window."""
@@ -122,6 +126,8 @@ class Tail:
 
     async def _look(self) -> None:
         record = await self._store.get(self.key)
+        if self._may_come_back(record):
+            return
         if record is None or record.phase is RecordPhase.EXPIRED:
             self._lose(record)
             return
@@ -142,6 +148,21 @@ class Tail:
             # No further than the record: what it does not cover may be the end already.
             self._add(page.entries[: record.last_sequence - self.last_sequence])
         self._tell(record)
+
+    def _may_come_back(self, record: RunRecord | None) -> bool:
+        """Whether the store lacks what it had, as a failover leaves it, and the owner may yet put it back."""
+        is_same = record is not None and record.create_time == self._create_time
+        is_behind = is_same and record is not None and record.last_sequence < self.last_sequence
+        is_lacking = record is None or (record.phase is RecordPhase.LIVE and is_behind)
+        if not (self._is_begun and is_lacking):
+            if self._lacking_since is not None:
+                self._lacking_since = None
+                self.changed.fire()  # who reads the store alone found nothing there
+            return False
+        now = asyncio.get_running_loop().time()
+        if self._lacking_since is None:
+            self._lacking_since = now
+        return now - self._lacking_since < PUT_BACK_SECONDS
 
     def _tell(self, record: RunRecord) -> None:
         state = RunState.STOPPING if record.intent and record.phase is RecordPhase.LIVE else record.state

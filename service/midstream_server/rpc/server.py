@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import structlog
-from grpc_channelz.v1 import channelz
+from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -17,6 +17,7 @@ from midstream_server.rpc.servicer import GenerationServicer, PeerGone, StreamCo
 from midstream_server.rpc.status import to_grpc_status
 
 SERVICE = service_wire.DESCRIPTOR.services_by_name["GenerationService"].full_name
+CHANNELZ = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name
 MAX_RECEIVE_BYTES = 8 * 1024 * 1024
 """Above our own limit of 4 MiB, so that a request that is too large gets our error, which says so."""
 
@@ -54,7 +55,7 @@ class RpcServer:
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         channelz.add_channelz_servicer(self._server)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (SERVICE, health.SERVICE_NAME, CHANNELZ, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
     async def start(self, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> int:

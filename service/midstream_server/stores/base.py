@@ -122,6 +122,9 @@ class StartRun:
     now: Instant
     summary: bytes
     entry: bytes
+    epoch: int = 1
+    """The first one. In a shared store each start has another: what a failover lost may be begun anew meanwhile, and
+    then neither takes the other's log for its own."""
 
 
 class StartOutcome(enum.Enum):

@@ -24,7 +24,6 @@ from midstream_server.stores.base import (
     StartRun,
 )
 
-FIRST_EPOCH = 1
 NO_EPOCH = 0
 """Of an early cancel: nobody has ever owned it."""
 
@@ -63,7 +62,7 @@ def _created(command: StartRun) -> RunRecord:
         phase=RecordPhase.LIVE,
         state=command.state,
         fingerprint=command.fingerprint,
-        epoch=FIRST_EPOCH,
+        epoch=command.epoch,
         owner=command.owner,
         last_sequence=1,
         claims={command.claim_id: command.owner},

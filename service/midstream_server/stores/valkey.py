@@ -6,7 +6,6 @@ Every conditional write is one script on the keys of one run. `valkey_client` se
 """
 
 import asyncio
-import hashlib
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -48,6 +47,7 @@ from midstream_server.stores.valkey_rows import (
     decode_record,
     encode_intent,
     encode_record,
+    fields_digest,
     list_entry,
     run_name,
 )
@@ -269,7 +269,7 @@ class ValkeyRunStore:
             restored = rules.restore(known, list(log) == list(entries[: len(log)]), record)
             if restored is None or restored is known:
                 return restored is not None
-            digest = hashlib.sha1(reply, usedforsecurity=False).hexdigest() if known else ""
+            digest = fields_digest(reply) if known else ""
             if await self._put_back(restored, entries, digest):
                 if known is not None and not known.fingerprint:
                     await self._lists.forget_early(record.key)

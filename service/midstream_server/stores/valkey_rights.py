@@ -5,12 +5,13 @@ A script that is refused a command midway leaves half of what it does, so that m
 
 import re
 from collections.abc import Iterable
+from hashlib import sha1
 
 from redis.exceptions import RedisError, ResponseError
 
 from midstream_server.errors import InvalidSettings, StoreUnavailable
 from midstream_server.stores.valkey_address import Node, ValkeyAddress
-from midstream_server.stores.valkey_connection import ValkeyConnection
+from midstream_server.stores.valkey_connection import Command, ValkeyConnection
 from midstream_server.stores.valkey_scripts import Script
 from midstream_server.stores.valkey_shard import Level
 
@@ -46,14 +47,19 @@ async def check_rights(address: ValkeyAddress, node: Node, commands: Iterable[st
     connection = ValkeyConnection(address, node)
     try:
         await connection.open()
-        (missing,) = await connection.execute([("EVAL", _ASK, 0, "midstream:rights", *commands)])
+        arguments: Command = (0, "midstream:rights", *commands)
+        script = sha1(_ASK.encode(), usedforsecurity=False).hexdigest()
+        asked: list[Command] = [("SCRIPT", "LOAD", _ASK), ("EVALSHA", script, *arguments), ("EVAL", _ASK, *arguments)]
+        replies = await connection.execute(asked)
     except (OSError, RedisError) as error:
-        raise StoreUnavailable(f"the run store cannot be reached: {error}") from error
+        problem = str(error) or type(error).__name__
+        raise StoreUnavailable(f"the run store cannot be reached: {problem}") from error
     finally:
         await connection.close()
-    if isinstance(missing, ResponseError):
-        raise InvalidSettings(f"store: the server's user may not run scripts: {missing}")
-    if missing:
+    for reply in replies:
+        if isinstance(reply, ResponseError):
+            raise InvalidSettings(f"store: the server's user may not run scripts: {reply}")
+    if missing := replies[-1]:
         names = ", ".join(name.decode() for name in missing)
         raise InvalidSettings(
             f"store: the server's user may not call {names}; "

@@ -4,6 +4,7 @@ All keys of a run are in one of 256 buckets, which is their hash tag: one script
 and a cluster spreads the buckets over its shards. What belongs to a tenant or a conversation has a slot of its own.
 """
 
+import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from midstream_server.model import (
     RunKey,
     RunState,
 )
-from midstream_server.stores.base import RecordPhase, RunRecord, unframe
+from midstream_server.stores.base import RecordPhase, RunRecord, frame, unframe
 
 BUCKETS = 256
 BUCKET_KEYS = tuple(b"midstream:{%02x}" % number for number in range(BUCKETS))
@@ -161,6 +162,16 @@ def decode_record(key: RunKey, fields: Mapping[bytes, bytes]) -> RunRecord:
         summary=fields.get(b"summary", b""),
         settlement=fields.get(b"settlement", b""),
     )
+
+
+def fields_digest(reply: bytes) -> str:
+    """Of the fields in an answer, in whatever order; `restore.lua` makes the same."""
+    digests = sorted(_sha1(frame(pair)) for pair in _pairs(unframe(reply)[1:]))
+    return _sha1("".join(digests).encode())
+
+
+def _sha1(data: bytes) -> str:
+    return hashlib.sha1(data, usedforsecurity=False).hexdigest()
 
 
 def _instant(fields: Mapping[bytes, bytes], name: bytes) -> Instant | None:

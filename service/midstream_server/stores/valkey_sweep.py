@@ -32,8 +32,7 @@ UNLISTED_SECONDS = 60.0
 UNLISTED_OF_A_BUCKET = 16
 TOLD_BUCKETS = 8
 """Of how many buckets a heartbeat tells what the owner has in them."""
-TOLD_AT_ONCE = 500
-
+TOLD_OF_A_BUCKET = 500
 
 _log = structlog.get_logger(__name__)
 
@@ -95,7 +94,8 @@ class ValkeySweep:
     def _some(self, what: str, owner: str) -> "list[asyncio.Future[bytes]]":
         keys = BUCKET_KEYS[self._next_told : self._next_told + TOLD_BUCKETS]
         calls = [[key] for key in keys] if self._client.topology.is_cluster else [keys]
-        return [self._client.script("of_replicas", call, what, TOLD_AT_ONCE, owner) for call in calls]
+        arguments = (what, TOLD_OF_A_BUCKET * len(keys), TOLD_OF_A_BUCKET, owner)
+        return [self._client.script("of_replicas", call, *arguments) for call in calls]
 
     async def retire(self, owner: str) -> None:
         """See `RunStore.retire`."""
@@ -122,7 +122,7 @@ class ValkeySweep:
         dead = await self._dead(owner)
         if not dead:
             return []
-        replies = await asyncio.gather(*self._client.over_buckets("of_replicas", what, limit, *dead))
+        replies = await asyncio.gather(*self._client.over_buckets("of_replicas", what, limit, limit, *dead))
         return [item for reply in replies for item in unframe(reply)][:limit]
 
     # --- Expiry ------------------------------------------------------------------------------------------------------
@@ -175,5 +175,5 @@ def _claim(item: bytes) -> LostClaim:
 
 
 def _generation(info: Mapping[str, str]) -> str:
-    """Changes when a server starts again, and when another one takes its place."""
-    return f"{info['run_id'][:12]}-{info['master_replid'][:12]}"
+    """Changes when a server starts again, and when another one takes its place; not if it hides who it is."""
+    return f"{info.get('run_id', '')[:12]}-{info.get('master_replid', '')[:12]}"

@@ -156,7 +156,8 @@ async def inspect(address: ValkeyAddress, node: Node, level: Level) -> Features:
         text, commands = await connection.execute([("INFO",), ("COMMAND", "INFO", "waitaof", "spublish")])
         info = parse_info(text)
     except (OSError, RedisError) as error:
-        raise StoreUnavailable(f"the run store cannot be reached: {error}") from error
+        problem = str(error) or type(error).__name__
+        raise StoreUnavailable(f"the run store cannot be reached: {problem}") from error
     finally:
         await connection.close()
     found = [bool(each) for each in commands] if isinstance(commands, list) else [False, False]

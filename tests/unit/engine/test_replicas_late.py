@@ -3,7 +3,7 @@
 import pytest
 
 from engine_scenario import CONTINUE, GRACE, Engine, advance, settle
-from midstream_server.engine import sweeper
+from midstream_server.engine import replica, sweeper
 from midstream_server.errors import StoreUnavailable
 from midstream_server.stores.base import RecordPhase
 from scripted_upstream import text
@@ -48,6 +48,25 @@ async def test_start_that_arrives_after_it_was_given_up_does_not_run_for_ever(mo
         assert not owner.upstream.started_calls
 
 
+async def test_run_begun_again_is_not_taken_for_a_start_that_arrived_late(monkeypatch):
+    """The store lost the late one, and the caller repeats its request before the sweep has come to it."""
+    async with replicas() as cluster:
+        owner, _ = cluster.engines
+        start = Delayed(monkeypatch, owner, "start")
+        with pytest.raises(StoreUnavailable):
+            await owner.start(on_detach=CONTINUE)
+        await settle()
+        await start.arrive()
+        cluster.shared.generation += 1
+        await advance(HEARTBEAT_SECONDS + 0.1)
+
+        cluster.shared.lose("run")
+        await owner.start(on_detach=CONTINUE)
+        await advance(LEASE_SECONDS + HEARTBEAT_SECONDS)
+
+        assert (await owner.record()).phase is RecordPhase.LIVE
+
+
 async def test_claim_that_arrives_after_it_was_given_up_holds_no_run(monkeypatch):
     """Its replica lives, so nobody would release it: the run would outlive its last reader."""
     async with replicas() as cluster:
@@ -83,6 +102,25 @@ async def test_claim_of_a_stream_that_is_there_is_kept_at_every_heartbeat():
         assert not call.closed.is_set()
         await advance(2.0 + HEARTBEAT_SECONDS)
         assert call.closed.is_set()
+
+
+async def test_claim_is_not_taken_for_lost_by_a_store_that_fell_behind(monkeypatch):
+    """The lease of its replica was lost with it, a moment ago: the replica lives, and only its next heartbeat tells."""
+    monkeypatch.setattr(replica, "SERVER_ENDED_CLAIM_SECONDS", LEASE_SECONDS)  # as with a lease of ten seconds
+    async with replicas(3) as cluster:
+        owner, other, _ = cluster.engines
+        stream = await owner.start()
+        call = await owner.call()
+        await other.watch(claim=True)
+        stream.leave()
+        await settle()
+
+        for _ in range(40):  # at every moment of the heartbeats of the three
+            await advance(3 * HEARTBEAT_SECONDS + 0.05)
+            cluster.shared.leave("replica-2")
+            cluster.shared.generation += 1
+
+        assert not call.closed.is_set()
 
 
 async def test_many_orphans_are_sealed_in_one_sweep(monkeypatch):

@@ -1,10 +1,14 @@
 """A store that lost one thing and not another: a run and not its followers, a conversation and not its runs, a seal."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from engine_scenario import CONTINUE, advance, settle, text_of
+from midstream_server.engine import tails
+from midstream_server.engine.conversation import UNKNOWN_SECONDS
+from midstream_server.engine.tails import PUT_BACK_SECONDS
 from midstream_server.errors import CursorAhead
 from midstream_server.model import CancelReason, ConversationPolicy, RunState
 from midstream_server.stores.base import RecordPhase
@@ -45,7 +49,7 @@ async def test_queued_run_does_not_wait_for_one_that_is_lost_for_good():
         cluster.stop(first)
 
         cluster.shared.lose("a")
-        await advance(6.0)
+        await advance(PUT_BACK_SECONDS + UNKNOWN_SECONDS + 2.0)
 
         assert second.upstream.calls[0].started.is_set()
 
@@ -129,3 +133,68 @@ async def test_follower_is_told_that_another_run_has_the_id_of_the_one_it_follow
             await follower.rest()
         assert caught.value.metadata["last_sequence"] == "0"
         assert follower.text == "one "
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+async def test_follower_elsewhere_hears_nothing_of_a_loss_that_is_put_back(is_lost):
+    """The store lacks the run, or its end, until its owner has noticed: nothing that anybody saw is gone."""
+    async with replicas() as cluster:
+        owner, other = cluster.engines
+        await owner.start(on_detach=CONTINUE)
+        call = await owner.call()
+        call.say(text("a"))
+        follower = await other.watch()
+        await follower.until_text("a")
+        fail_over = cluster.shared.copy()
+        call.say(text("b"))
+        await follower.until_text("ab")
+        reading = asyncio.create_task(follower.next())
+
+        cluster.shared.lose("run") if is_lost else fail_over()
+        await advance(2 * HEARTBEAT_SECONDS)
+        call.say(text("c"), finish())
+        await reading
+
+        assert (await follower.rest()).state is RunState.COMPLETED
+        assert (follower.text, follower.sequences) == ("abc", [1, 2, 3, 4, 5])
+
+
+async def test_follower_behind_the_window_reads_on_once_the_run_is_put_back(monkeypatch):
+    """It reads the store alone, and found nothing there; no new entry wakes it."""
+    monkeypatch.setattr(tails, "WINDOW_BYTES", 1)
+    async with replicas() as cluster:
+        owner, other = cluster.engines
+        await owner.start(on_detach=CONTINUE)
+        call = await owner.call()
+        call.say(text("a"))
+        ahead, behind = await other.watch(), await other.watch()
+        await behind.until_text("a")
+        for piece in ("b", "c"):
+            call.say(text(piece))
+            await ahead.until_text("ab" if piece == "b" else "abc")
+
+        cluster.shared.lose("run")
+        reading = asyncio.create_task(behind.until_text("abc"))
+        await advance(2 * HEARTBEAT_SECONDS)
+
+        assert reading.done()
+        await reading
+
+
+async def test_run_that_was_lost_writes_nothing_into_one_that_was_begun_anew_under_its_id():
+    """Both logs are as long: only their epochs tell them apart."""
+    async with replicas() as cluster:
+        first, second = cluster.engines
+        await first.start(on_detach=CONTINUE)
+        call = await first.call()
+        await advance(0.1)
+
+        cluster.shared.lose("run")
+        stream = await second.start(on_detach=CONTINUE)
+        call.say(text("of the lost one"), finish())
+        await advance(HEARTBEAT_SECONDS)
+        (await second.call()).say(text("anew"), finish())
+
+        assert text_of((await stream.rest()).message) == "anew"
+        assert stream.text == "anew"
+        assert text_of((await first.get(wait=1.0)).message) == "anew"

@@ -7,7 +7,7 @@ import pytest
 from engine_scenario import CONTINUE, advance, failure_of, run_key, settle, text_of
 from midstream_server.engine.tails import WINDOW_BYTES
 from midstream_server.errors import CursorAhead, Draining, SlowReader
-from midstream_server.model import CancelReason, RunState
+from midstream_server.model import CancelReason, ConversationPolicy, RunSnapshot, RunState
 from scripted_upstream import finish, text
 from shared_store import replicas
 
@@ -206,6 +206,27 @@ async def test_snapshot_of_a_foreign_run_goes_on_with_what_comes_after():
         await watcher.rest()
 
         assert watcher.text == "abc!"
+
+
+async def test_snapshot_of_a_foreign_run_that_waits_is_followed_by_no_other_state():
+    """Until it is its turn: a state never goes back."""
+    async with replicas() as cluster:
+        owner, other = cluster.engines
+        await owner.start("first", on_detach=CONTINUE, conversation_id="talk")
+        await owner.start("second", on_detach=CONTINUE, conversation_id="talk", on_conflict=ConversationPolicy.QUEUE)
+        watcher = await other.watch("second", snapshot=True)
+        told = asyncio.create_task(watcher.until_progress())
+        await advance(2.0)
+
+        await owner.cancel("first")
+        progress = await told
+
+        snapshot = watcher.events[0].payload
+        assert isinstance(snapshot, RunSnapshot)
+        assert snapshot.run.state is RunState.QUEUED
+        assert progress.state is RunState.RUNNING
+        assert (await owner.get("second")).state is RunState.RUNNING
+        assert len(watcher.events) == 2
 
 
 async def test_follower_of_a_foreign_run_hears_of_its_state_and_of_silence():
