@@ -97,7 +97,7 @@ class RunExpired(MidstreamError):
 
     reason = "RUN_EXPIRED"
     code = Code.NOT_FOUND
-    default_message = "the run has expired"
+    default_message = "the run has expired, or was deleted"
 
 
 class RunIdExpired(MidstreamError):
@@ -105,7 +105,7 @@ class RunIdExpired(MidstreamError):
 
     reason = "RUN_EXPIRED"
     code = Code.FAILED_PRECONDITION
-    default_message = "the run with this id has expired; use another run_id"
+    default_message = "the run with this id has expired, or was deleted; use another run_id"
 
 
 class RunIdConflict(MidstreamError):

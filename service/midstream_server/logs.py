@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, TextIO, cast
 
+import stamina
 import structlog
 
 _log = structlog.get_logger(__name__)
@@ -56,6 +57,13 @@ def configure_logs(level: str, form: str) -> None:
     )
     # Never below: what a library tells of its work may hold a URL, a header or a body.
     logging.basicConfig(handlers=[of_libraries], level=logging.WARNING, force=True)
+    stamina.instrumentation.set_on_retry_hooks([_log_retry])
+
+
+def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
+    """The library's own line names what is called, here always the same block."""
+    wait = round(details.wait_for, 3)
+    _log.info("upstream.retry", error=str(details.caused_by), attempt=details.retry_num, wait_seconds=wait)
 
 
 def log_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -90,8 +90,9 @@ async def test_run_is_put_back_in_one_attempt_however_its_fields_are_told(server
         orders: set[tuple[bytes, ...]] = set()
         count = 0
         while len(orders) < 2:
-            count, orders = count + 1, set()
-            await store.claim(KEY, f"{count:036d}", "replica-2")
+            orders = set()
+            await asyncio.gather(*[store.claim(KEY, f"{count + more:036d}", "replica-2") for more in range(10)])
+            count += 10
             for _ in range(2):
                 orders.add(tuple(server.client.hkeys(RUN_KEY)))
                 server.client.hmget(RUN_KEY, "phase", "owner", "expire_time")
@@ -292,6 +293,28 @@ async def test_heartbeat_that_fails_leaves_no_error_that_nobody_takes():
             gc.collect()
             await asyncio.sleep(0)
 
+            assert left == []
+
+
+async def test_operation_whose_caller_left_leaves_no_error_that_nobody_takes(monkeypatch):
+    """It goes on, so that no half of it is done; when it fails after all there is nobody to tell."""
+    left: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: left.append(context))
+    with single_server() as server:
+        async with opened(server.url) as store:
+            server.kill()
+            caller = loop.create_task(store.record_intent(RecordIntent(key=KEY, intent=intent())))
+            await asyncio.sleep(0)
+            under_way = {task for task in asyncio.all_tasks() if task.get_name() == "valkey-operation"}
+            assert under_way
+            caller.cancel()
+            await asyncio.wait({caller, *under_way})
+            del under_way
+            gc.collect()
+            await asyncio.sleep(0)
+
+            assert caller.cancelled()
             assert left == []
 
 

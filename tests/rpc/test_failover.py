@@ -106,6 +106,15 @@ async def test_a_prompt_that_the_first_stop_blocks_is_its_answer():
         assert run.attempts == 1
 
 
+async def test_a_status_that_is_not_tried_again_is_not_tried_elsewhere():
+    """501 says that it cannot be done, not that it cannot be done now."""
+    async with routed("error-501", "count-3") as service:
+        run = await _run(service)
+
+        assert (run.state, run.attempts) == (run_pb2.RUN_STATE_FAILED, 1)
+        assert "UPSTREAM_UNAVAILABLE" in str(run.error)
+
+
 async def test_a_rejected_request_is_not_tried_elsewhere():
     """Another stop would only be asked the same wrong thing."""
     async with routed("error-400", "count-3") as service:

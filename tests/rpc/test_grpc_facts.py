@@ -73,6 +73,7 @@ async def test_handler_parked_at_yield_gets_generator_exit(way: str):
 
     async with bare_server(stream=stream) as (server, target), connected(target) as channel:
         call = call_stream(channel, 2 * QUIET_SECONDS if way == "deadline" else None)
+        await notes.until("sent")
         await notes.settle(QUIET_SECONDS)
         await _ends(way, call, server)
         await notes.until(GeneratorExit)
@@ -110,6 +111,7 @@ async def test_handler_blocked_in_write_gets_an_internal_error(way: str, expecte
 
     async with bare_server(stream=stream) as (server, target), connected(target) as channel:
         call = call_stream(channel, 2 * QUIET_SECONDS if way == "deadline" else None)
+        await notes.until("sent")
         await notes.settle(QUIET_SECONDS)
         await _ends(way, call, server)
         await notes.until(*expected)

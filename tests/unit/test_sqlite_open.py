@@ -41,6 +41,25 @@ async def test_what_was_written_is_there_after_a_restart(tmp_path):
     await store.close()
 
 
+async def test_only_its_owner_may_read_the_file(tmp_path):
+    """Whatever the umask, also what lies beside it while it is open; a mode that somebody gave it stays."""
+    before = os.umask(0o022)
+    try:
+        store = _store(tmp_path / "runs.db")
+        await store.open()
+        await store.start(start_run())
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    await store.close()
+    (tmp_path / "runs.db").chmod(0o640)
+    await store.open()
+    await store.close()
+
+    assert modes == {"runs.db": 0o600, "runs.db-wal": 0o600}
+    assert (tmp_path / "runs.db").stat().st_mode & 0o777 == 0o640
+
+
 async def test_second_store_in_the_same_process_is_locked_out_too(tmp_path):
     """And its attempt does not cost the first one its lock."""
     first, second, third = (_store(tmp_path / "runs.db") for _ in range(3))

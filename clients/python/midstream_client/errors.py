@@ -124,7 +124,7 @@ class RunExpired(MidstreamClientError):
     """The run's content was deleted; its id stays taken for a day (NOT_FOUND to read, FAILED_PRECONDITION to start)."""
 
     default_reason = "RUN_EXPIRED"
-    default_message = "the run has expired"
+    default_message = "the run has expired, or was deleted"
 
 
 class RunIdConflict(MidstreamClientError):

@@ -109,7 +109,7 @@ export class RunNotFound extends MidstreamClientError {
 /** The run's content was deleted; its id stays taken for a day (NOT_FOUND to read, FAILED_PRECONDITION to start). */
 export class RunExpired extends MidstreamClientError {
   static override readonly defaultReason: string = "RUN_EXPIRED";
-  static override readonly defaultMessage: string = "the run has expired";
+  static override readonly defaultMessage: string = "the run has expired, or was deleted";
 }
 
 /** The id belongs to a run with another request. */

@@ -24,6 +24,8 @@ UNKNOWN_SECONDS = 5.0
 """How long a member may have no record: so long may its start take on another replica."""
 SHORTEST_PAUSE_SECONDS = 0.01
 LONGEST_PAUSE_SECONDS = 0.25
+LOOK_AGAIN_SECONDS = 1.0
+"""How often it is made sure that a run which is to be superseded has been told."""
 
 
 class JoinOrder:
@@ -133,9 +135,13 @@ class Turn:
             superseded_by_run_id=run.key.run_id,
         )
 
+    @property
+    def _must_stop(self) -> bool:
+        return self._run.spec.on_conflict is ConversationPolicy.SUPERSEDE
+
     async def wait(self) -> None:
         """Returns when all of them have ended; with SUPERSEDE it stops them first. A cancel leaves them stopped."""
-        if self._run.spec.on_conflict is ConversationPolicy.SUPERSEDE:
+        if self._must_stop:
             await self._supersede()
         for member in self._predecessors:
             await self._end_of(member)
@@ -175,10 +181,13 @@ class Turn:
     async def _end_of(self, member: RunKey) -> None:
         """Returns when it has ended, or the store does not know it for so long that its owner is gone as well."""
         loop, unknown_since = asyncio.get_running_loop(), None
+        is_exclusive, supersedes = self._directory.store.exclusive, self._must_stop
         while True:
             try:
-                await self._directory.wait_for_end(member, None)
-                if self._directory.store.exclusive:
+                await self._directory.wait_for_end(
+                    member, LOOK_AGAIN_SECONDS if supersedes and not is_exclusive else None
+                )
+                if is_exclusive:
                     return
                 record = await self._directory.store.get(member)
             except StoreUnavailable:
@@ -186,12 +195,13 @@ class Turn:
                 continue
             if record is not None and record.phase is not RecordPhase.LIVE:
                 return
-            if record is None and unknown_since is None:
-                unknown_since = loop.time()
-            elif record is None and loop.time() - (unknown_since or 0.0) >= UNKNOWN_SECONDS:
-                return
-            elif record is not None and unknown_since is not None:
-                unknown_since = None  # it was put back, maybe without what it had been told
-                if self._run.spec.on_conflict is ConversationPolicy.SUPERSEDE:
+            if record is None:
+                unknown_since = unknown_since or loop.time()
+                if loop.time() - unknown_since >= UNKNOWN_SECONDS:
+                    return
+            else:
+                unknown_since = None
+                if supersedes and record.intent is None:
+                    # It was put back after a failover, without what it had been told, or was not there to be told.
                     await self._ask_to_stop(member, is_elsewhere=True)
             await asyncio.sleep(LONGEST_PAUSE_SECONDS)

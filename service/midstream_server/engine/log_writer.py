@@ -15,7 +15,7 @@ import structlog
 
 from midstream_server.engine.broadcast import Broadcast
 from midstream_server.engine.live_run import LiveRun
-from midstream_server.engine.restorer import Restorer
+from midstream_server.engine.restorer import Restorer, in_parts
 from midstream_server.engine.store_guard import StoreGuard
 from midstream_server.engine.tasks import TaskKeeper
 from midstream_server.stores.base import Append, AppendResult, RecordPhase, RunStore
@@ -102,10 +102,10 @@ class LogWriter:
             part, wanted = wanted[:CHECKED_AT_ONCE], wanted[CHECKED_AT_ONCE:]
             batch = [_nothing(run) for run in part]
             results = await self._guard.insist(partial(self._store.append, batch))
-            for run, result in zip(part, results, strict=True):
-                await self._judge(run, result)
+            await in_parts(zip(part, results, strict=True), self._judge)
 
-    async def _judge(self, run: LiveRun, result: AppendResult) -> None:
+    async def _judge(self, found: tuple[LiveRun, AppendResult]) -> None:
+        run, result = found
         if result.is_behind:
             await self._restorer.restore(run)
         elif result.accepted:

@@ -207,6 +207,7 @@ def _edge(run: LiveRun, final: Run) -> dict[str, object]:
         "run_id": final.run_id,
         "tenant": run.key.tenant,
         "model": final.model,
+        "upstream": final.upstream,
         "state": final.state.name,
         "finish_reason": final.finish_reason.name if final.finish_reason else None,
         "cancel_reason": final.cancel_reason.name if final.cancel_reason else None,

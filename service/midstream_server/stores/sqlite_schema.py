@@ -1,6 +1,7 @@
 """The SQLite file: how it is opened, what is in it, and how it is brought up to date."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import apsw
@@ -110,6 +111,7 @@ def open_connection(path: Path, durability: str) -> apsw.Connection:
     if tuple(int(number) for number in version.split(".")) < OLDEST_SQLITE:
         raise StoreUnavailable(f"SQLite {version} can corrupt its log; {'.'.join(map(str, OLDEST_SQLITE))} is needed")
     _check_path(path)
+    _create(path)
     connection: apsw.Connection | None = None
     try:
         connection = apsw.Connection(os.fspath(path))
@@ -121,6 +123,15 @@ def open_connection(path: Path, durability: str) -> apsw.Connection:
         _close_quietly(connection)
         raise
     return connection
+
+
+def _create(path: Path) -> None:
+    """Texts are in the file as they were: it is its owner's alone, whatever the umask. SQLite's files beside it follow.
+
+    Never opens one that exists: closing that would drop the locks of a store that this process has on it.
+    """
+    with suppress(OSError):  # SQLite says why it cannot be made
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _close_quietly(connection: apsw.Connection | None) -> None:

@@ -365,8 +365,13 @@ class ValkeyRunStore:
         """Does what takes several steps; a cancel of the caller leaves none of them out."""
         task = asyncio.get_running_loop().create_task(work, name="valkey-operation")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._settled)
         return await asyncio.shield(task)
+
+    def _settled(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller may have left: then nobody else takes it
 
 
 def _known(key: RunKey, reply: bytes) -> RunRecord | None:

@@ -29,7 +29,8 @@ class AttemptFailed(Exception):
     def __init__(self, failure: RunFailure, *, retryable: bool) -> None:
         self.failure = failure
         self.retryable = retryable
-        super().__init__(f"{failure.reason} {failure.http_status or ''}".rstrip())
+        words = (failure.upstream, failure.reason, failure.http_status)
+        super().__init__(" ".join(str(word) for word in words if word))
 
 
 class EarlyFailure(AttemptFailed):

@@ -17,6 +17,7 @@ from midstream_server.upstreams.base import (
     UpstreamCall,
 )
 from midstream_server.upstreams.early_errors import PASSING_FAILURES, early_failure, has_output, split_ending
+from midstream_server.upstreams.http_errors import RETRYABLE_STATUSES
 
 _WORTH_ANOTHER = (FirstTokenTimeout, *PASSING_FAILURES)
 
@@ -121,7 +122,9 @@ class RouteCall(UpstreamCall):
                     return
 
     def _may_go_on_after(self, failure: RunFailure) -> bool:
-        return not self._has_output and not self._is_drained and isinstance(failure, _WORTH_ANOTHER)
+        if self._has_output or self._is_drained or not isinstance(failure, _WORTH_ANOTHER):
+            return False
+        return (failure.http_status or 0) < 400 or failure.http_status in RETRYABLE_STATUSES
 
     async def _read(self, call: UpstreamCall) -> AsyncGenerator[UpstreamBatch, None]:
         async for batch in call.batches():

@@ -186,7 +186,7 @@ const (
 	CancelReason_CANCEL_REASON_BUDGET CancelReason = 5
 	// A later run of the same conversation took its place.
 	CancelReason_CANCEL_REASON_SUPERSEDED CancelReason = 6
-	// The run named by `parent_run_id` was cancelled.
+	// The run named by `parent_run_id` was cancelled. Reserved: this version does not stop a run with its parent.
 	CancelReason_CANCEL_REASON_PARENT_CANCELLED CancelReason = 7
 )
 
@@ -2224,7 +2224,7 @@ type RunStarted struct {
 	Model string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
 	// The policy in effect.
 	OnDetach *DetachPolicy `protobuf:"bytes,3,opt,name=on_detach,json=onDetach,proto3" json:"on_detach,omitempty"`
-	// The limits in effect; those that the caller left out are the server's.
+	// The limits that the caller set; where one is absent, the server's configuration holds.
 	Limits *RunLimits `protobuf:"bytes,4,opt,name=limits,proto3" json:"limits,omitempty"`
 	// How long it is kept after its end.
 	Retention *durationpb.Duration `protobuf:"bytes,5,opt,name=retention,proto3" json:"retention,omitempty"`

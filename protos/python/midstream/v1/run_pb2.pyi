@@ -129,7 +129,7 @@ class _CancelReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CancelRe
     CANCEL_REASON_SUPERSEDED: _CancelReason.ValueType  # 6
     """A later run of the same conversation took its place."""
     CANCEL_REASON_PARENT_CANCELLED: _CancelReason.ValueType  # 7
-    """The run named by `parent_run_id` was cancelled."""
+    """The run named by `parent_run_id` was cancelled. Reserved: this version does not stop a run with its parent."""
 
 class CancelReason(_CancelReason, metaclass=_CancelReasonEnumTypeWrapper):
     """Who or what stopped a run before the model finished."""
@@ -149,7 +149,7 @@ CANCEL_REASON_BUDGET: CancelReason.ValueType  # 5
 CANCEL_REASON_SUPERSEDED: CancelReason.ValueType  # 6
 """A later run of the same conversation took its place."""
 CANCEL_REASON_PARENT_CANCELLED: CancelReason.ValueType  # 7
-"""The run named by `parent_run_id` was cancelled."""
+"""The run named by `parent_run_id` was cancelled. Reserved: this version does not stop a run with its parent."""
 Global___CancelReason: _TypeAlias = CancelReason  # noqa: Y015
 
 class _PartState:
@@ -1226,7 +1226,7 @@ class RunStarted(_message.Message):
 
     @_builtins.property
     def limits(self) -> Global___RunLimits:
-        """The limits in effect; those that the caller left out are the server's."""
+        """The limits that the caller set; where one is absent, the server's configuration holds."""
 
     @_builtins.property
     def retention(self) -> _duration_pb2.Duration:

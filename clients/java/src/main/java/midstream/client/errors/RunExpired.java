@@ -9,6 +9,6 @@ public final class RunExpired extends MidstreamClientError {
 
     /** As the client makes it. */
     public RunExpired(ErrorDetails details) {
-        super(details.orElse(REASON, "the run has expired"));
+        super(details.orElse(REASON, "the run has expired, or was deleted"));
     }
 }
