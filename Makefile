@@ -2,6 +2,10 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
+# Compiled modules are kept, and in one place, even where the environment says not to write any: each of the many
+# processes that the tests start would compile the whole program again.
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
