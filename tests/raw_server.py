@@ -102,6 +102,11 @@ class RawConnection(asyncio.Protocol):
         """Sends bytes now."""
         self.transport.write(data)
 
+    def hold_little(self) -> None:
+        """The system keeps no more than 64 KiB of what was sent; how much the client's side takes is up to that."""
+        connection = self.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+
     def finish(self) -> None:
         """Closes in good order: a FIN after what was sent."""
         self.transport.close()

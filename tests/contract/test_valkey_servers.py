@@ -14,6 +14,7 @@ import trustme
 from redis.crc import key_slot
 
 from contract.store_cases import KEY, OWNER, append, record_of, seal, start_run, valkey_server, whole_log
+from midstream_server.engine.store_guard import StoreGuard
 from midstream_server.errors import InvalidSettings, StoreUnavailable
 from midstream_server.model import RunKey
 from midstream_server.stores import valkey_client, valkey_connection, valkey_shard
@@ -47,11 +48,7 @@ async def opened(url: str, durability: str = "process") -> AsyncIterator[ValkeyR
 async def insist(operation: Callable[[], Awaitable[T]]) -> T:
     """Repeats an operation until the store takes it, as the engine does."""
     async with asyncio.timeout(20):
-        while True:
-            try:
-                return await operation()
-            except StoreUnavailable:
-                await asyncio.sleep(0.02)
+        return await StoreGuard().insist(operation)
 
 
 # --- What is refused at the start -------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """JSON bodies, as dialects with messages read and write them."""
 
 import json
+from collections.abc import Sequence
 
 from midstream_simulator.dialect import JsonObject
 
@@ -32,3 +33,15 @@ def text_of(message: JsonObject) -> str:
         return content
     parts = [part for part in content or () if isinstance(part, dict)]
     return "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+
+
+class MessageBodies:
+    """What every dialect whose requests have `messages` reads of one in the same way."""
+
+    def last_user_text(self, body: JsonObject) -> str:
+        """The text of the last message whose role is user."""
+        return next((text_of(each) for each in reversed(messages_of(body)) if each.get("role") == "user"), "")
+
+    def tool_names(self, body: JsonObject) -> Sequence[str]:
+        """The functions that the request offers; Anthropic has no object around them."""
+        return [tool.get("function", tool)["name"] for tool in body.get("tools") or ()]

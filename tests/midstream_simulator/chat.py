@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, assert_never
 
-from midstream_simulator.bodies import messages_of, text_of, to_json
+from midstream_simulator.bodies import MessageBodies, messages_of, text_of, to_json
 from midstream_simulator.dialect import Encoder, Frames, JsonObject
 from midstream_simulator.steps import (
     Comment,
@@ -156,7 +156,7 @@ class ChatEncoder:
         return f"{name}data: {to_json(error)}\n\n".encode()
 
 
-class ChatDialect:
+class ChatDialect(MessageBodies):
     """The path, the errors, and what a request asks for."""
 
     content_type = "text/event-stream; charset=utf-8"
@@ -181,15 +181,7 @@ class ChatDialect:
             return "messages must be a list of objects"
         return None if body.get("stream") is True else "the simulator only streams: set stream to true"
 
-    def last_user_text(self, body: JsonObject) -> str:
-        """The text of the last message whose role is user."""
-        return next((text_of(each) for each in reversed(messages_of(body)) if each.get("role") == "user"), "")
-
     def max_tokens(self, body: JsonObject) -> int | None:
         """By its new name, or by its old one."""
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         return limit if isinstance(limit, int) else None
-
-    def tool_names(self, body: JsonObject) -> Sequence[str]:
-        """The functions that the request offers."""
-        return [tool["function"]["name"] for tool in body.get("tools") or ()]

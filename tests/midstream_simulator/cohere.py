@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, assert_never
 
-from midstream_simulator.bodies import messages_of, text_of, to_json
+from midstream_simulator.bodies import MessageBodies, messages_of, text_of, to_json
 from midstream_simulator.dialect import Encoder, Frames, JsonObject
 from midstream_simulator.steps import (
     Comment,
@@ -151,7 +151,7 @@ class CohereEncoder:
         return ended + _event("message-end", delta=delta)
 
 
-class CohereDialect:
+class CohereDialect(MessageBodies):
     """The path, the errors, and what a request asks for."""
 
     content_type = "text/event-stream"
@@ -175,15 +175,7 @@ class CohereDialect:
             return "invalid request: messages must be a list of objects"
         return None if body.get("stream") is True else "the simulator only streams: set stream to true"
 
-    def last_user_text(self, body: JsonObject) -> str:
-        """The text of the last message whose role is user."""
-        return next((text_of(each) for each in reversed(messages_of(body)) if each.get("role") == "user"), "")
-
     def max_tokens(self, body: JsonObject) -> int | None:
         """The request's limit of output tokens."""
         limit = body.get("max_tokens")
         return limit if isinstance(limit, int) else None
-
-    def tool_names(self, body: JsonObject) -> Sequence[str]:
-        """The functions that the request offers."""
-        return [tool["function"]["name"] for tool in body.get("tools") or ()]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, assert_never
 
-from midstream_simulator.bodies import messages_of, text_of, to_json
+from midstream_simulator.bodies import MessageBodies, messages_of, text_of, to_json
 from midstream_simulator.dialect import Encoder, Frames, JsonObject
 from midstream_simulator.steps import (
     Comment,
@@ -195,7 +195,7 @@ class MessagesEncoder:
         return _event("error", error={"type": kind, "message": step.message})
 
 
-class MessagesDialect:
+class MessagesDialect(MessageBodies):
     """The path, the errors, and what a request asks for."""
 
     content_type = "text/event-stream; charset=utf-8"
@@ -222,15 +222,7 @@ class MessagesDialect:
             return "max_tokens: field required"
         return None if body.get("stream") is True else "the simulator only streams: set stream to true"
 
-    def last_user_text(self, body: JsonObject) -> str:
-        """The text of the last message whose role is user."""
-        return next((text_of(each) for each in reversed(messages_of(body)) if each.get("role") == "user"), "")
-
     def max_tokens(self, body: JsonObject) -> int | None:
         """It is always there."""
         limit = body.get("max_tokens")
         return limit if isinstance(limit, int) else None
-
-    def tool_names(self, body: JsonObject) -> Sequence[str]:
-        """The tools that the request offers."""
-        return [tool["name"] for tool in body.get("tools") or ()]

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, assert_never
 
-from midstream_simulator.bodies import messages_of, text_of, to_json
+from midstream_simulator.bodies import MessageBodies, messages_of, text_of, to_json
 from midstream_simulator.dialect import Encoder, Frames, JsonObject
 from midstream_simulator.steps import (
     Comment,
@@ -129,7 +129,7 @@ class OllamaEncoder:
         )
 
 
-class OllamaDialect:
+class OllamaDialect(MessageBodies):
     """The path, the errors, and what a request asks for."""
 
     content_type = "application/x-ndjson"
@@ -153,16 +153,8 @@ class OllamaDialect:
             return "messages must be a list of objects"
         return "the simulator only streams" if body.get("stream") is False else None
 
-    def last_user_text(self, body: JsonObject) -> str:
-        """The text of the last message whose role is user."""
-        return next((text_of(each) for each in reversed(messages_of(body)) if each.get("role") == "user"), "")
-
     def max_tokens(self, body: JsonObject) -> int | None:
         """The request's limit of output tokens."""
         options = body.get("options")
         limit = options.get("num_predict") if isinstance(options, dict) else None
         return limit if isinstance(limit, int) else None
-
-    def tool_names(self, body: JsonObject) -> Sequence[str]:
-        """The functions that the request offers."""
-        return [tool["function"]["name"] for tool in body.get("tools") or ()]

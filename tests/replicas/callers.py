@@ -15,6 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from crash.witness import ENDINGS, Broken, Reader, Witness
 from midstream.v1 import generation_service_pb2 as service_wire
 from midstream.v1 import run_pb2 as wire
+from midstream_server.engine.broadcast import Broadcast
 from midstream_simulator import RecordedRequest, Simulator
 from replicas.fleet import Replica
 
@@ -47,8 +48,9 @@ def request(
 class Stream:
     """One stream, read on demand into a witness's reader."""
 
-    def __init__(self, run_id: str, call: "Call", reader: Reader) -> None:
+    def __init__(self, run_id: str, call: "Call", reader: Reader, news: Broadcast) -> None:
         self.run_id = run_id
+        self._news = news
         self.call = call
         self.reader = reader
 
@@ -67,6 +69,7 @@ class Stream:
         event = await self.call.read()
         if isinstance(event, wire.RunEvent):
             self.reader.take(event)
+            self._news.fire()
             return True
         return False
 
@@ -77,6 +80,8 @@ class Callers:
 
     witnesses: dict[str, Witness] = field(default_factory=dict)
     prefix: str = field(default_factory=lambda: os.urandom(4).hex())
+    news: Broadcast = field(default_factory=Broadcast)
+    """Fires when anybody has seen more."""
 
     def new_id(self) -> str:
         """The id of another run; others on the same store have others."""
@@ -90,13 +95,13 @@ class Callers:
 
     def start(self, replica: Replica, wanted: service_wire.GenerateRequest) -> Stream:
         """Starts a run."""
-        return Stream(wanted.run_id, replica.stub.Generate(wanted), self._reader(wanted.run_id))
+        return Stream(wanted.run_id, replica.stub.Generate(wanted), self._reader(wanted.run_id), self.news)
 
     def watch(self, replica: Replica, run_id: str, seen: Reader | None = None) -> Stream:
         """Follows a run from where another reader was."""
         reader = self._reader(run_id, copy.deepcopy(seen) if seen else None)
         wanted = service_wire.WatchRunRequest(run_id=run_id, after_sequence=reader.sequence)
-        return Stream(run_id, replica.stub.WatchRun(wanted), reader)
+        return Stream(run_id, replica.stub.WatchRun(wanted), reader, self.news)
 
     async def cancel(self, replica: Replica, run_id: str) -> service_wire.CancelResponse:
         """Stops a run."""
@@ -104,6 +109,7 @@ class Callers:
             service_wire.CancelRequest(run_id=run_id, reason="stop", wait=Duration(seconds=30))
         )
         self.witness(run_id).answers.append(answer.run)
+        self.news.fire()
         return answer
 
     async def check(self, replicas: Sequence[Replica]) -> None:

@@ -72,7 +72,7 @@ class Load:
         """Waits until so many runs were started, and somebody has seen something of them."""
         while sum(witness.was_seen for witness in self.callers.witnesses.values()) < runs:
             self.check()
-            await asyncio.sleep(0.02)
+            await self.callers.news.wait()
 
     def check(self) -> None:
         """Raises what went wrong for a caller."""
@@ -82,6 +82,7 @@ class Load:
     def _note(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failures.append(error)
+            self.callers.news.fire()
 
     # --- one caller -------------------------------------------------------------------------------------------------
 
@@ -120,7 +121,7 @@ class Load:
             await stream.rest()
         except grpc.aio.AioRpcError as error:
             if error.code() in (grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.NOT_FOUND):
-                self.lost[stream.run_id] = str(error.details())
+                self._lose(stream.run_id, str(error.details()))
                 return True
             _expect(error)
             return False
@@ -131,7 +132,7 @@ class Load:
         run = await self._answer(self._any().stub.GetRun(service_wire.GetRunRequest(run_id=stream.run_id)))
         is_at_end = run is not None and run.state in ENDINGS and run.last_sequence == stream.reader.sequence
         if is_at_end:
-            self.lost[stream.run_id] = "its end is where a delta was"
+            self._lose(stream.run_id, "its end is where a delta was")
         return is_at_end
 
     async def _look_on(self, witness: Witness) -> None:
@@ -141,6 +142,7 @@ class Load:
         run = await self._answer(self._any().stub.GetRun(service_wire.GetRunRequest(run_id=witness.run_id)))
         if run is not None:
             witness.answers.append(run)
+            self.callers.news.fire()
         await self._is_read(self.callers.watch(self._any(), witness.run_id))
 
     async def _stop(self, witness: Witness, following: "asyncio.Task[None]") -> None:
@@ -153,9 +155,13 @@ class Load:
                 return
             await asyncio.sleep(RETRY_SECONDS)
 
+    def _lose(self, run_id: str, why: str) -> None:
+        self.lost[run_id] = why
+        self.callers.news.fire()
+
     async def _seen(self, witness: Witness) -> None:
-        while not witness.was_seen and witness.run_id not in self.lost:  # noqa: ASYNC110  # readers have no events
-            await asyncio.sleep(0.02)
+        while not witness.was_seen and witness.run_id not in self.lost:
+            await self.callers.news.wait()
 
     async def _answer(self, call: Awaitable[ResultT]) -> ResultT | None:
         try:

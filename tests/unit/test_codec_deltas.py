@@ -73,7 +73,7 @@ def test_pieces_of_one_part_come_as_one(kind: type[TextDelta | ReasoningDelta], 
 @pytest.mark.parametrize(
     "stranger",
     [
-        MessageDelta(part_index=1, offset=0, payload=TextDelta("of another part")),
+        MessageDelta(part_index=2, offset=0, payload=TextDelta("of another part")),
         MessageDelta(part_index=0, offset=5, payload=ReasoningDelta("of another kind")),
         MessageDelta(part_index=0, offset=5, payload=TextDelta("the last"), part_end=PartState.COMPLETE),
         MessageDelta(part_index=0, offset=5, payload=TextDelta("stated"), provider_state=_STATE),
@@ -82,9 +82,10 @@ def test_pieces_of_one_part_come_as_one(kind: type[TextDelta | ReasoningDelta], 
     ids=["part", "kind", "end", "state", "bare end"],
 )
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_what_is_more_than_text_is_not_lost_among_text(stranger: MessageDelta, place: int):
-    """A run's log, wherever its deltas differ."""
-    alike = [MessageDelta(part_index=0, offset=0, payload=TextDelta(text)) for text in ("Once ", "upon")]
+@pytest.mark.parametrize("part", [0, 1])
+def test_what_is_more_than_text_is_not_lost_among_text(stranger: MessageDelta, place: int, part: int):
+    """A run's log, wherever its deltas differ; the number of the first part is not on the wire, that of others is."""
+    alike = [MessageDelta(part_index=part, offset=0, payload=TextDelta(text)) for text in ("Once ", "upon")]
     deltas = [*alike[:place], stranger, *alike[place:]]
 
     assert list(read_deltas([encode_event(number, delta) for number, delta in enumerate(deltas, 2)])) == deltas

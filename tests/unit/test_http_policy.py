@@ -455,7 +455,8 @@ async def test_answer_goes_on_after_our_buffers_were_full(server: RawServer):
         first = asyncio.ensure_future(anext(batches))
         connection = await _served(server, Reading(call), stream_head(), chunk(text_event("Hel")))
         events = list((await first).events)
-        connection.send(chunk(text_event(piece)) * 200 + chunk(text_event("lo", "stop")) + LAST_CHUNK)
+        connection.hold_little()
+        connection.send(chunk(text_event(piece)) * 400 + chunk(text_event("lo", "stop")) + LAST_CHUNK)
         await passed(0.05)
         assert connection.transport.get_write_buffer_size() > 0, "the test is about a connection that is paused"
 
@@ -463,7 +464,7 @@ async def test_answer_goes_on_after_our_buffers_were_full(server: RawServer):
             async for batch in batches:
                 events += batch.events
 
-        assert fold(events).text() == "Hel" + piece * 200 + "lo"
+        assert fold(events).text() == "Hel" + piece * 400 + "lo"
 
 
 async def test_smaller_clock_counts(server: RawServer):

@@ -52,94 +52,43 @@ def main() -> None:
 
 
 @app.command()
+@options.takes_server_flags
 def serve(
+    *,
     config: options.Config = None,
-    listen: options.Listen = None,
-    workers: options.Workers = None,
-    store: options.Store = None,
-    durability: options.Durability = None,
-    drain_seconds: options.DrainSeconds = None,
-    insecure: options.Insecure = None,
-    local: options.Local = None,
-    log_level: options.LogLevel = None,
-    log_format: options.LogFormat = None,
+    flags: options.ServerFlags,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     from midstream_server.cli import serve as command
 
-    flags = options.server_flags(
-        listen=listen,
-        workers=workers,
-        store=store,
-        durability=durability,
-        drain_seconds=drain_seconds,
-        insecure=insecure,
-        local=local,
-        log_level=log_level,
-        log_format=log_format,
-    )
     raise typer.Exit(outcome(lambda: command.serve(config, flags)))
 
 
 @app.command("config")
+@options.takes_server_flags
 def show_config(
+    *,
     config: options.Config = None,
-    listen: options.Listen = None,
-    workers: options.Workers = None,
-    store: options.Store = None,
-    durability: options.Durability = None,
-    drain_seconds: options.DrainSeconds = None,
-    insecure: options.Insecure = None,
-    local: options.Local = None,
-    log_level: options.LogLevel = None,
-    log_format: options.LogFormat = None,
+    flags: options.ServerFlags,
     as_json: options.Json = False,
 ) -> None:
     """Show the settings that 'serve' would run with, and where each comes from."""
     from midstream_server.cli import serve as command
 
-    flags = options.server_flags(
-        listen=listen,
-        workers=workers,
-        store=store,
-        durability=durability,
-        drain_seconds=drain_seconds,
-        insecure=insecure,
-        local=local,
-        log_level=log_level,
-        log_format=log_format,
-    )
     raise typer.Exit(outcome(lambda: command.show_config(config, flags, as_json)))
 
 
 @app.command()
+@options.takes_server_flags
 def doctor(
+    *,
     config: options.Config = None,
-    listen: options.Listen = None,
-    workers: options.Workers = None,
-    store: options.Store = None,
-    durability: options.Durability = None,
-    drain_seconds: options.DrainSeconds = None,
-    insecure: options.Insecure = None,
-    local: options.Local = None,
-    log_level: options.LogLevel = None,
-    log_format: options.LogFormat = None,
+    flags: options.ServerFlags,
     as_json: options.Json = False,
 ) -> None:
     """Say what is wrong where 'serve' would run, and what to do about it."""
     from midstream_server.cli import doctor as command
 
-    flags = options.server_flags(
-        listen=listen,
-        workers=workers,
-        store=store,
-        durability=durability,
-        drain_seconds=drain_seconds,
-        insecure=insecure,
-        local=local,
-        log_level=log_level,
-        log_format=log_format,
-    )
     raise typer.Exit(outcome(lambda: command.doctor(config, flags, json_output=as_json)))
 
 

@@ -1,14 +1,19 @@
 """What several commands take, and how it is read."""
 
 import enum
+import functools
+import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 DEFAULT_SERVER = "127.0.0.1:50051"
+
+ServerFlags = Mapping[str, Any]
+"""Flags of `serve` by the settings that they stand over; None: not given."""
 
 Config = Annotated[
     Path | None,
@@ -138,16 +143,16 @@ ProviderOptions = Annotated[
 
 def server_flags(
     *,
-    listen: str | None,
-    workers: int | None,
-    store: str | None,
-    durability: str | None,
-    drain_seconds: float | None,
-    insecure: bool | None,
-    local: bool | None,
-    log_level: str | None,
-    log_format: str | None,
-) -> dict[str, Any]:
+    listen: Listen = None,
+    workers: Workers = None,
+    store: Store = None,
+    durability: Durability = None,
+    drain_seconds: DrainSeconds = None,
+    insecure: Insecure = None,
+    local: Local = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
+) -> ServerFlags:
     """The flags of `serve`, by the settings that they stand over."""
     return {
         "listen": listen,
@@ -160,6 +165,20 @@ def server_flags(
         "log.level": log_level,
         "log.format": log_format,
     }
+
+
+def takes_server_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the flags of `serve`, before its own; it gets them together, as `flags`."""
+    shared = inspect.signature(server_flags).parameters
+    own = [each for each in inspect.signature(command).parameters.values() if each.name != "flags"]
+
+    @functools.wraps(command)
+    def whole(**given: Any) -> None:
+        flags = server_flags(**{name: given.pop(name) for name in shared})
+        command(flags=flags, **given)
+
+    whole.__signature__ = inspect.Signature([*shared.values(), *own])  # type: ignore[attr-defined]
+    return whole
 
 
 def only_conflict(named: Conflict | None, *, reject: bool, supersede: bool, queue: bool) -> Conflict | None:
